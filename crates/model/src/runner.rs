@@ -1,0 +1,73 @@
+//! The one boundary: above it nobody sees a tensor, below it nobody sees a request.
+
+use std::io::{Read, Write};
+
+use crate::{Dims, Error, Probe};
+
+/// A token id of the loaded vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct TokenId(pub u32);
+
+/// A sequence open in a runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SeqId(pub u32);
+
+/// `tokens` are appended to sequence `seq`; logits are wanted for the last `n_logits` of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// The sequence that grows.
+    pub seq: SeqId,
+    /// At least one token.
+    pub tokens: &'a [TokenId],
+    /// At most `tokens.len()`.
+    pub n_logits: usize,
+}
+
+/// Result of a runner's calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// One loaded model on one device.
+pub trait Runner: Send {
+    /// The model's numbers.
+    fn dims(&self) -> &Dims;
+
+    /// Opens an empty sequence that can hold `cap` tokens.
+    fn open_seq(&mut self, cap: u32) -> Result<SeqId>;
+
+    /// Forgets a sequence and frees its memory. Unknown ids are ignored.
+    fn close_seq(&mut self, seq: SeqId);
+
+    /// Tokens in the sequence.
+    fn seq_len(&self, seq: SeqId) -> Result<u32>;
+
+    /// Appends every span to its sequence. Prefill chunk, decode step, speculative verification and
+    /// batched decode are this same call. `logits` is replaced by the wanted rows of `n_vocab`
+    /// values, in span order. On an error no sequence has changed its length.
+    fn forward(&mut self, spans: &[Span<'_>], logits: &mut Vec<f32>) -> Result<()>;
+
+    /// Largest number of tokens one span may hold in a call; callers cut longer prompts.
+    fn chunk_max(&self) -> usize;
+
+    /// Proposes up to `out.len()` tokens to follow `last`, where `last` was chosen after the
+    /// sequence's present end but is not yet appended; returns how many, 0 when no MTP block is
+    /// loaded. The sequence is unchanged.
+    fn draft(&mut self, seq: SeqId, last: TokenId, out: &mut [TokenId]) -> Result<usize>;
+
+    /// Forgets all tokens from position `len` on. Cheap within the rollback margin of the rings,
+    /// else [`Error::NeedsReplay`].
+    fn truncate(&mut self, seq: SeqId, len: u32) -> Result<()>;
+
+    /// Writes the sequence's state; returns the bytes written. The format belongs to the model, not
+    /// the backend: any runner of the same model and numerics loads it.
+    fn save_seq(&mut self, seq: SeqId, w: &mut dyn Write) -> Result<u64>;
+
+    /// Opens a sequence from a saved state, with room for `cap` tokens.
+    fn load_seq(&mut self, r: &mut dyn Read, cap: u32) -> Result<SeqId>;
+
+    /// Installs or removes the stage recorder.
+    fn set_probe(&mut self, probe: Option<Box<dyn Probe>>);
+
+    /// Device memory a sequence of `cap` tokens takes, in bytes.
+    fn seq_bytes(&self, cap: u32) -> u64;
+}
