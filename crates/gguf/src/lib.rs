@@ -1,20 +1,18 @@
-//! Bytes to typed tensors and back: the GGUF container and the block formats, without any knowledge of a model.
+//! Bytes to typed tensors and back: the GGUF container and the block formats, without any
+//! knowledge of a model.
 
+mod container;
+mod cursor;
 mod error;
+pub mod limits;
+mod map;
+mod metadata;
 mod tensor_type;
+mod value;
 
+pub use container::{Gguf, TensorInfo};
 pub use error::Error;
+pub use map::{Bytes, Memory};
+pub use metadata::{Metadata, Strs};
 pub use tensor_type::TensorType;
-
-/// An open GGUF file.
-#[derive(Debug)]
-pub struct Gguf {
-    bytes: Vec<u8>,
-}
-
-impl Gguf {
-    /// All bytes of the file; tensor ranges index into this.
-    pub fn data(&self) -> &[u8] {
-        &self.bytes
-    }
-}
+pub use value::{Array, Elements, Value, ValueType};

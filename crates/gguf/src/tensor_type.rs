@@ -96,7 +96,8 @@ impl TensorType {
         }
     }
 
-    /// Bytes of a row of `elems` elements; `None` if it is not a whole number of blocks or overflows.
+    /// Bytes of a row of `elems` elements; `None` if it is not a whole number of blocks or
+    /// overflows.
     pub const fn row_bytes(self, elems: usize) -> Option<usize> {
         if !elems.is_multiple_of(self.block_elems()) {
             return None;
@@ -109,4 +110,35 @@ impl std::fmt::Display for TensorType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// How messages call a type that is not supported: ggml's name for it where there is one.
+pub(crate) fn foreign_name(id: u32) -> String {
+    let name = match id {
+        2 => "Q4_0",
+        3 => "Q4_1",
+        6 => "Q5_0",
+        7 => "Q5_1",
+        9 => "Q8_1",
+        11 => "Q3_K",
+        13 => "Q5_K",
+        14 => "Q6_K",
+        15 => "Q8_K",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        _ => return format!("{id} (unknown)"),
+    };
+    name.to_owned()
 }
