@@ -41,9 +41,9 @@ pub struct Dims {
     pub n_hash_layer: usize,
     /// Scale of the normalised router weights.
     pub expert_scale: f32,
-    /// SwiGLU clamp of the routed experts of each layer.
+    /// SwiGLU clamp of the routed experts of each layer; one more value is the MTP block's.
     pub swiglu_clamp: Vec<f32>,
-    /// SwiGLU clamp of the shared expert of each layer.
+    /// SwiGLU clamp of the shared expert of each layer; one more value is the MTP block's.
     pub swiglu_clamp_shared: Vec<f32>,
     /// Hyper-connection streams.
     pub n_hc: usize,
@@ -76,6 +76,12 @@ impl Dims {
     /// Values of the hyper-connection mix: pre, post and comb (24 for 4 streams).
     pub fn hc_mix(&self) -> usize {
         2 * self.n_hc + self.n_hc * self.n_hc
+    }
+
+    /// SwiGLU clamps of the MTP block, routed and shared: its own, else those of the last layer.
+    pub fn mtp_clamps(&self) -> (f32, f32) {
+        let last = |list: &[f32]| *list.last().expect("checked: one value per layer");
+        (last(&self.swiglu_clamp), last(&self.swiglu_clamp_shared))
     }
 
     /// Lanes of a compressor's projections: 2 in overlapping (indexed) layers, else 1 (§2.7).

@@ -22,7 +22,9 @@ pub enum Error {
     #[error("{0}")]
     Unsupported(String),
     /// The sequence is full.
-    #[error("context is full: {len} tokens and {more} more do not fit into {cap}; use a larger --ctx or a shorter prompt")]
+    #[error(
+        "context is full: {len} tokens and {more} more do not fit into {cap}; use a larger --ctx or a shorter prompt"
+    )]
     ContextFull {
         /// Tokens in the sequence.
         len: u32,

@@ -7,15 +7,25 @@
 
 #![forbid(unsafe_code)]
 
+mod bind;
+mod check;
 mod dims;
 mod error;
+mod file;
+mod layout;
+pub mod limits;
+mod metadata;
 mod numerics;
 mod runner;
+pub mod shapes;
 mod stage;
 mod weights;
+mod yarn;
 
 pub use dims::{Dims, INDEXED_RATIO};
 pub use error::Error;
+pub use file::{Fingerprint, ModelFile};
+pub use layout::{Class, Form, TensorSpec};
 pub use numerics::Numerics;
 pub use runner::{Result, Runner, SeqId, Span, TokenId};
 pub use stage::{Place, Probe, Stage};
@@ -23,3 +33,4 @@ pub use weights::{
     BlockWeights, CompressorWeights, FfnWeights, HyperWeights, IndexerWeights, Matrix, MtpWeights,
     Router, Weights,
 };
+pub use yarn::RopeFreqs;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ds4_gguf::{Gguf, TensorType};
+use ds4_gguf::{Gguf, TensorInfo, TensorType};
 
 /// A matrix, or a stack of `n_expert` matrices, still in the file's format.
 ///
@@ -35,6 +35,54 @@ impl Matrix {
         assert!(ix < self.stack, "{}: matrix {ix} of {}", self.name, self.stack);
         let n = self.range.len() / self.stack;
         &self.bytes()[ix * n..(ix + 1) * n]
+    }
+
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.range.len() / (self.stack * self.rows)
+    }
+
+    /// Bytes of row `ix`, counted through the stack.
+    pub fn row(&self, ix: usize) -> &[u8] {
+        let rows = self.stack * self.rows;
+        assert!(ix < rows, "{}: row {ix} of {rows}", self.name);
+        let n = self.row_bytes();
+        &self.bytes()[ix * n..(ix + 1) * n]
+    }
+
+    /// The file that holds it, for hints to the system about [`Matrix::range`].
+    pub fn file(&self) -> &Arc<Gguf> {
+        &self.file
+    }
+
+    /// Where it lies in [`Gguf::data`].
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// All values, decoded.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.stack * self.rows * self.cols];
+        ds4_gguf::dequantize_row(self.ty, self.bytes(), &mut out);
+        out
+    }
+
+    /// Handle to a tensor of `file`; its third dimension is the stack.
+    pub(crate) fn of(file: &Arc<Gguf>, tensor: &TensorInfo) -> Self {
+        let cols = tensor.cols();
+        let stack = match tensor.dims.as_slice() {
+            [_, _, n, ..] => usize::try_from(*n).expect("the stack fits into the file"),
+            _ => 1,
+        };
+        Self {
+            name: tensor.name.clone(),
+            ty: tensor.ty,
+            rows: tensor.rows() / stack,
+            cols,
+            stack,
+            file: Arc::clone(file),
+            range: tensor.range.clone(),
+        }
     }
 }
 
