@@ -1,0 +1,69 @@
+//! Matrix products over quantised rows: the choice of instruction set and of kernel.
+//!
+//! `scalar` is the specification; every other module computes the same sums with the vector
+//! instructions its name says. A kernel gets a [`Tile`]: some consecutive rows of a matrix and
+//! some tokens. It knows nothing of threads, jobs or the model.
+
+mod out;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use ds4_gguf::TensorType;
+
+use crate::acts::{ActForm, Acts};
+pub(crate) use out::Out;
+
+/// Rows of one matrix times chosen tokens of one activation set.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    /// Storage format of the rows.
+    pub ty: TensorType,
+    /// The rows, contiguous.
+    pub w: &'a [u8],
+    /// Bytes of one row.
+    pub row_bytes: usize,
+    /// Input columns.
+    pub cols: usize,
+    /// Activations.
+    pub x: &'a Acts,
+    /// Which form of them the product reads.
+    pub form: ActForm,
+    /// Which of them.
+    pub toks: Toks<'a>,
+    /// Where the result goes, one entry per row and token.
+    pub out: Out<'a>,
+}
+
+/// A choice of rows of an activation set.
+#[derive(Clone, Copy)]
+pub(crate) struct Toks<'a> {
+    /// Tokens in order; `None` means all.
+    pub list: Option<&'a [u32]>,
+    /// Activation rows per token.
+    pub groups: usize,
+    /// Which of them.
+    pub group: usize,
+    /// Number of tokens.
+    pub n: usize,
+}
+
+impl Toks<'_> {
+    /// The activation row of token `t`.
+    pub(crate) fn row(&self, t: usize) -> usize {
+        self.list.map_or(t, |l| l[t] as usize) * self.groups + self.group
+    }
+}
+
+impl Tile<'_> {
+    /// Rows in the tile.
+    pub(crate) fn rows(&self) -> usize {
+        self.w.len() / self.row_bytes
+    }
+}
+
+/// `out(r, t) = Σ_c w[r,c] · x[toks.row(t),c]`.
+pub(crate) fn tile(t: &Tile<'_>) {
+    scalar::tile(t);
+}

@@ -1,0 +1,144 @@
+//! Several independent matrix products as one parallel section.
+//!
+//! Rows are cut into units of similar work; threads take units from one counter, so a slow core
+//! or a small matrix beside a large one does not leave others waiting.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ds4_gguf::TensorType;
+
+use crate::acts::{ActForm, Acts};
+use crate::dot::{self, Out, Tile, Toks};
+use crate::pool::Pool;
+
+/// A borrowed matrix in its file format.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mat<'a> {
+    /// Storage format.
+    pub ty: TensorType,
+    /// Output rows.
+    pub rows: usize,
+    /// Input columns.
+    pub cols: usize,
+    /// `rows` rows of `ty.row_bytes(cols)` bytes.
+    pub data: &'a [u8],
+}
+
+/// One product `y[t · rows + r] = Σ_c w[r,c] · x[t,c]`.
+///
+/// Pairs of weight type and form: `Q8_0 × {Q8_0, Q8K}` and `{IQ2_XXS, Q2_K, Q4_K, MXFP4} × Q8K`
+/// are integer dot products; every other pair multiplies the dequantised weight with the value the
+/// form stands for (`F32`: `x` itself, the plain mode and all F16, BF16 and F32 matrices).
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    w: Mat<'a>,
+    x: &'a Acts,
+    form: ActForm,
+    tokens: Option<&'a [u32]>,
+    groups: usize,
+    out: Out<'a>,
+    row_bytes: usize,
+    unit_rows: usize,
+    units: Range<usize>,
+}
+
+impl<'a> Job<'a> {
+    /// All rows of `w` times all rows of `x`, which must hold `form`. `out` has `x.n() · w.rows`
+    /// values, all overwritten by [`matmul`].
+    pub(crate) fn new(w: Mat<'a>, x: &'a Acts, form: ActForm, out: &'a mut [f32]) -> Self {
+        let row_bytes = w.ty.row_bytes(w.cols).expect("rows are whole blocks");
+        assert_eq!(Some(w.data.len()), row_bytes.checked_mul(w.rows), "bytes of {w:?}");
+        let out = Out::new(out);
+        Self { w, x, form, tokens: None, groups: 1, out, row_bytes, unit_rows: 0, units: 0..0 }
+    }
+
+    /// Only these rows of `x`, in this order: token `t` of the result is `x[tokens[t]]`.
+    pub(crate) fn tokens(mut self, tokens: &'a [u32]) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// `w` is `groups` matrices stacked by rows; the rows of part `g` multiply row
+    /// `t · groups + g` of `x` (§2.6 step 9). `out` still is `tokens × w.rows`.
+    pub(crate) fn groups(mut self, groups: usize) -> Self {
+        assert!(self.w.rows.is_multiple_of(groups), "{} rows in {groups} groups", self.w.rows);
+        self.groups = groups;
+        self
+    }
+
+    /// Tokens of the result.
+    fn n(&self) -> usize {
+        self.tokens.map_or(self.x.n() / self.groups, <[u32]>::len)
+    }
+
+    /// Rows of one group.
+    fn part(&self) -> usize {
+        self.w.rows / self.groups
+    }
+
+    /// Cuts the rows into units, the first of them number `first`.
+    fn plan(&mut self, first: usize, threads: usize) {
+        assert_eq!(self.out.len(), self.n() * self.w.rows, "{} tokens × {:?}", self.n(), self.w);
+        assert_eq!(self.x.cols(), self.w.cols, "columns of activations and weights");
+        assert!(self.x.has(self.form), "activations were not prepared as {:?}", self.form);
+        let want = (threads * UNITS_PER_THREAD).div_ceil(self.groups);
+        self.unit_rows = unit_rows(self.part(), self.row_bytes, want);
+        let units = self.part().div_ceil(self.unit_rows) * self.groups;
+        self.units = first..first + if self.n() == 0 { 0 } else { units };
+    }
+
+    /// Computes one unit of this job.
+    fn unit(&self, ix: usize) {
+        let per_group = self.part().div_ceil(self.unit_rows);
+        let (group, at) = (ix / per_group, ix % per_group * self.unit_rows);
+        let begin = group * self.part() + at;
+        let end = begin + self.unit_rows.min(self.part() - at);
+        dot::tile(&Tile {
+            ty: self.w.ty,
+            w: &self.w.data[begin * self.row_bytes..end * self.row_bytes],
+            row_bytes: self.row_bytes,
+            cols: self.w.cols,
+            x: self.x,
+            form: self.form,
+            toks: Toks { list: self.tokens, groups: self.groups, group, n: self.n() },
+            out: self.out.at(begin, self.w.rows),
+        });
+    }
+}
+
+/// Units a job is cut into per thread, if it is large enough: a thread that is late by a unit
+/// wastes at most this share of the others' time.
+const UNITS_PER_THREAD: usize = 8;
+
+/// Bytes of weights a unit should not exceed: half of a small core's L2 cache.
+const UNIT_BYTES: usize = 128 << 10;
+
+/// Rows per unit: a multiple of 16 (whole panels), as many as `want` units and the cache allow.
+fn unit_rows(rows: usize, row_bytes: usize, want: usize) -> usize {
+    let by_cache = UNIT_BYTES / row_bytes.max(1);
+    (rows / want.max(1)).min(by_cache).max(1).next_multiple_of(16)
+}
+
+/// Runs all products in one parallel section. Allocates nothing but, once per thread, the
+/// kernels' scratch.
+pub(crate) fn matmul(pool: &Pool, jobs: &mut [Job<'_>]) {
+    let mut units = 0;
+    for job in jobs.iter_mut() {
+        job.plan(units, pool.threads());
+        units = job.units.end;
+    }
+    let jobs = &*jobs;
+    let next = AtomicUsize::new(0);
+    let work = |_, _| {
+        loop {
+            let ix = next.fetch_add(1, Ordering::Relaxed);
+            if ix >= units {
+                return;
+            }
+            let job = &jobs[jobs.partition_point(|j| j.units.end <= ix)];
+            job.unit(ix - job.units.start);
+        }
+    };
+    if units <= 1 { work(0, 1) } else { pool.run(work) }
+}
