@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod layout;
 pub mod limits;
+pub mod memory;
 mod metadata;
 mod numerics;
 mod runner;
