@@ -28,7 +28,7 @@ pub use error::Error;
 pub use file::{Fingerprint, ModelFile};
 pub use layout::{Class, Form, TensorSpec};
 pub use numerics::Numerics;
-pub use runner::{Result, Runner, SeqId, Span, TokenId};
+pub use runner::{Mark, Result, Runner, SeqId, Span, TokenId};
 pub use stage::{Place, Probe, Stage};
 pub use weights::{
     BlockWeights, CompressorWeights, FfnWeights, HyperWeights, IndexerWeights, Matrix, MtpWeights,

@@ -1,5 +1,7 @@
 //! The one boundary: above it nobody sees a tensor, below it nobody sees a request.
 
+use std::any::Any;
+use std::fmt;
 use std::io::{Read, Write};
 
 use crate::{Dims, Error, Probe};
@@ -22,6 +24,22 @@ pub struct Span<'a> {
     pub tokens: &'a [TokenId],
     /// At most `tokens.len()`.
     pub n_logits: usize,
+}
+
+/// A point a sequence can return to: its rings as they were, without the rows that only grow.
+///
+/// It stays valid while the sequence keeps its first `len` tokens.
+pub struct Mark {
+    /// Tokens the sequence held.
+    pub len: u32,
+    /// The backend's copy of the rings.
+    pub state: Box<dyn Any + Send>,
+}
+
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mark").field("len", &self.len).finish_non_exhaustive()
+    }
 }
 
 /// Result of a runner's calls.
@@ -64,6 +82,25 @@ pub trait Runner: Send {
 
     /// Opens a sequence from a saved state, with room for `cap` tokens.
     fn load_seq(&mut self, r: &mut dyn Read, cap: u32) -> Result<SeqId>;
+
+    /// Copies the sequence's rings, so that [`Runner::rewind`] can return to its present end however
+    /// far it has grown since. `None` where the backend keeps no marks.
+    fn mark(&mut self, seq: SeqId) -> Result<Option<Mark>> {
+        self.seq_len(seq).map(|_| None)
+    }
+
+    /// Sets the sequence back to a mark of its own. Marks beyond that point become invalid as soon as
+    /// it grows again.
+    fn rewind(&mut self, seq: SeqId, mark: &Mark) -> Result<()> {
+        Err(Error::NeedsReplay { len: mark.len, now: self.seq_len(seq)? })
+    }
+
+    /// Opens a new sequence with room for `cap` tokens that holds the tokens of `seq` up to a mark
+    /// of it; `seq` is unchanged.
+    fn fork(&mut self, seq: SeqId, mark: &Mark, cap: u32) -> Result<SeqId> {
+        let _ = cap;
+        Err(Error::NeedsReplay { len: mark.len, now: self.seq_len(seq)? })
+    }
 
     /// Installs or removes the stage recorder.
     fn set_probe(&mut self, probe: Option<Box<dyn Probe>>);
