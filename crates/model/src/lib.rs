@@ -20,6 +20,9 @@ mod numerics;
 mod runner;
 pub mod shapes;
 mod stage;
+pub mod synthetic;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod weights;
 mod yarn;
 
