@@ -1,1 +1,38 @@
-//! Placeholder for the crate being written.
+//! Everything between UTF-8 and token ids, both ways.
+//!
+//! A [`Tokenizer`] is built from the vocabulary of a model file. It has three ways in, and the
+//! difference between them is the safety rule of this crate: ordinary text never becomes a control
+//! token ([`Tokenizer::encode_plain`]); a conversation is rendered to a [`Prompt`], in which only
+//! the template's own segments are control ([`Tokenizer::encode_segments`]); and only text that
+//! somebody else has already rendered is searched for the literals of control tokens
+//! ([`Tokenizer::encode_with_control`]).
+//!
+//! The way out is [`Detok`], which never cuts a character.
+//!
+//! This crate knows no request format, no HTTP and no sampling. "§A.2" in a comment names a section
+//! of the model's token and text protocol.
+#![forbid(unsafe_code)]
+
+mod alphabet;
+mod bpe;
+mod class;
+mod control;
+mod detok;
+mod error;
+pub mod limits;
+mod literal;
+mod prompt;
+mod split;
+mod tokenizer;
+mod utf8;
+mod vocab;
+
+pub use control::{
+    ASSISTANT, BOS, Control, DSML, EOS, EOT, LATEST_REMINDER, Specials, THINK_CLOSE, THINK_OPEN,
+    Task, USER,
+};
+pub use detok::Detok;
+pub use error::Error;
+pub use prompt::{Prompt, Segment};
+pub use tokenizer::Tokenizer;
+pub use vocab::Vocab;
