@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ds4_gguf::TensorType;
 
 use crate::acts::{ActForm, Acts};
-use crate::dot::{self, Out, Tile, Toks};
+use crate::dot::{self, Isa, Out, Tile, Toks};
 use crate::pool::Pool;
 
 /// A borrowed matrix in its file format.
@@ -89,12 +89,12 @@ impl<'a> Job<'a> {
     }
 
     /// Computes one unit of this job.
-    fn unit(&self, ix: usize) {
+    fn unit(&self, isa: Isa, ix: usize) {
         let per_group = self.part().div_ceil(self.unit_rows);
         let (group, at) = (ix / per_group, ix % per_group * self.unit_rows);
         let begin = group * self.part() + at;
         let end = begin + self.unit_rows.min(self.part() - at);
-        dot::tile(&Tile {
+        let tile = Tile {
             ty: self.w.ty,
             w: &self.w.data[begin * self.row_bytes..end * self.row_bytes],
             row_bytes: self.row_bytes,
@@ -103,7 +103,8 @@ impl<'a> Job<'a> {
             form: self.form,
             toks: Toks { list: self.tokens, groups: self.groups, group, n: self.n() },
             out: self.out.at(begin, self.w.rows),
-        });
+        };
+        dot::tile(isa, &tile);
     }
 }
 
@@ -123,6 +124,11 @@ fn unit_rows(rows: usize, row_bytes: usize, want: usize) -> usize {
 /// Runs all products in one parallel section. Allocates nothing but, once per thread, the
 /// kernels' scratch.
 pub(crate) fn matmul(pool: &Pool, jobs: &mut [Job<'_>]) {
+    matmul_with(Isa::current(), pool, jobs);
+}
+
+/// [`matmul`] with the kernels of `isa`, which this processor must have.
+pub(crate) fn matmul_with(isa: Isa, pool: &Pool, jobs: &mut [Job<'_>]) {
     let mut units = 0;
     for job in jobs.iter_mut() {
         job.plan(units, pool.threads());
@@ -137,7 +143,7 @@ pub(crate) fn matmul(pool: &Pool, jobs: &mut [Job<'_>]) {
                 return;
             }
             let job = &jobs[jobs.partition_point(|j| j.units.end <= ix)];
-            job.unit(ix - job.units.start);
+            job.unit(isa, ix - job.units.start);
         }
     };
     if units <= 1 { work(0, 1) } else { pool.run(work) }

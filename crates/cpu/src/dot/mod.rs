@@ -4,7 +4,11 @@
 //! instructions its name says. A kernel gets a [`Tile`]: some consecutive rows of a matrix and
 //! some tokens. It knows nothing of threads, jobs or the model.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod isa;
 mod out;
+mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -13,6 +17,7 @@ mod unpack;
 use ds4_gguf::TensorType;
 
 use crate::acts::{ActForm, Acts};
+pub use isa::Isa;
 pub(crate) use out::Out;
 
 /// Rows of one matrix times chosen tokens of one activation set.
@@ -64,6 +69,15 @@ impl Tile<'_> {
 }
 
 /// `out(r, t) = Σ_c w[r,c] · x[toks.row(t),c]`.
-pub(crate) fn tile(t: &Tile<'_>) {
-    scalar::tile(t);
+pub(crate) fn tile(isa: Isa, t: &Tile<'_>) {
+    debug_assert!(isa.is_available());
+    let done = match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: callers pass an instruction set that this processor has.
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::tile(t) },
+        _ => false,
+    };
+    if !done {
+        scalar::tile(t);
+    }
 }

@@ -1,149 +1,142 @@
-//! Every kernel against dequantise-then-f64 on random blocks.
+//! Every kernel of every instruction set at hand against dequantise-then-f64 on random blocks.
 
 use ds4_gguf::TensorType as T;
 
+use super::Isa;
 use crate::acts::{ActForm, Acts};
-use crate::matmul::{Job, Mat, matmul};
+use crate::matmul::{Job, Mat, matmul_with};
 use crate::pool::Pool;
+use crate::synthetic::{Rng, Scales, values, weights};
 
-/// splitmix64.
-pub(crate) struct Rng(pub u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in −1..1.
-    pub(crate) fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    pub(crate) fn bytes(&mut self, n: usize) -> Vec<u8> {
-        (0..n).map(|_| self.next() as u8).collect()
-    }
+/// One product: shapes, inputs and what it should give.
+struct Case {
+    ty: T,
+    form: ActForm,
+    rows: usize,
+    cols: usize,
+    n: usize,
+    groups: usize,
+    tokens: Option<Vec<u32>>,
 }
 
-/// What the scale of a block may be.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Scales {
-    /// About 1e-2, as in real weights.
-    Usual,
-    /// Zero, negative, subnormal and the largest f16.
-    Extreme,
-}
-
-/// Random rows of a format: every bit pattern in the values, scales as said.
-pub(crate) fn weights(rng: &mut Rng, ty: T, rows: usize, cols: usize, scales: Scales) -> Vec<u8> {
-    let mut w = rng.bytes(rows * ty.row_bytes(cols).unwrap());
-    let f16 = |b: &mut [u8], rng: &mut Rng| {
-        let v = match scales {
-            Scales::Usual => 0.01 + 0.005 * rng.unit(),
-            Scales::Extreme => {
-                [0.0, -0.05, 6e-8, 1e-5, 60000.0, -60000.0, 1.0][rng.next() as usize % 7]
+impl Case {
+    fn check(&self, pool: &Pool, rng: &mut Rng, scales: Scales) {
+        let Self { ty, form, rows, cols, n, groups, .. } = *self;
+        let w = weights(rng, ty, rows * cols, scales);
+        let mut acts = Acts::new();
+        acts.set(pool, &values(rng, n * groups * cols), n * groups, cols, &[form]);
+        let toks: Vec<u32> = self.tokens.clone().unwrap_or_else(|| (0..n as u32).collect());
+        let mut wf = vec![0.0; rows * cols];
+        ds4_gguf::dequantize_row(ty, &w, &mut wf);
+        for isa in Isa::available() {
+            let mut y = vec![f32::NAN; toks.len() * rows];
+            let mat = Mat { ty, rows, cols, data: &w };
+            let mut job = Job::new(mat, &acts, form, &mut y).groups(groups);
+            if let Some(t) = &self.tokens {
+                job = job.tokens(t);
             }
-        };
-        b.copy_from_slice(&half::f16::from_f32(v).to_le_bytes());
-    };
-    for b in w.chunks_exact_mut(ty.block_bytes()) {
-        match ty {
-            T::F32 => b.copy_from_slice(&rng.unit().to_le_bytes()),
-            T::F16 => b.copy_from_slice(&half::f16::from_f32(rng.unit()).to_le_bytes()),
-            T::Bf16 => b.copy_from_slice(&half::bf16::from_f32(rng.unit()).to_le_bytes()),
-            T::I32 => b.copy_from_slice(&((rng.next() % 100) as i32 - 50).to_le_bytes()),
-            T::Q8_0 | T::Iq2Xxs => f16(&mut b[..2], rng),
-            T::Q4K => {
-                f16(&mut b[..2], rng);
-                f16(&mut b[2..4], rng);
-            }
-            T::Q2K => {
-                f16(&mut b[80..82], rng);
-                f16(&mut b[82..84], rng);
-            }
-            T::Mxfp4 => {
-                b[0] = match scales {
-                    Scales::Usual => 118 + (rng.next() % 6) as u8,
-                    Scales::Extreme => [0, 1, 2, 60, 127, 180, 200][rng.next() as usize % 7],
+            matmul_with(isa, pool, &mut [job]);
+            for (t, tok) in toks.iter().enumerate() {
+                for r in 0..rows {
+                    let x_row = *tok as usize * groups + r / (rows / groups);
+                    let w = &wf[r * cols..(r + 1) * cols];
+                    let (want, size) = expected(&acts, form, x_row, w);
+                    let got = f64::from(y[t * rows + r]);
+                    // `size` is what cancellation leaves of relative accuracy.
+                    assert!(
+                        (got - want).abs() <= 1e-6 * size + 1e-30,
+                        "{isa:?} {ty} × {form:?} {scales:?}, {rows}×{cols}, {n} tokens, \
+                         {groups} groups, row {r}, token {t}: {got} for {want} ± {size:e}"
+                    );
                 }
             }
         }
     }
-    w
 }
 
-/// Random activations; each block of 32 has its own size, some are zero.
-pub(crate) fn values(rng: &mut Rng, n: usize) -> Vec<f32> {
-    let mut x = vec![0.0; n];
-    for b in x.chunks_mut(32) {
-        let size = [0.0, 1e-3, 1.0, 1.0, 30.0][rng.next() as usize % 5];
-        b.iter_mut().for_each(|v| *v = size * rng.unit());
-    }
-    x
+/// The product over dequantised values in f64, and the sum of its terms' sizes.
+fn expected(acts: &Acts, form: ActForm, x_row: usize, w: &[f32]) -> (f64, f64) {
+    let mut x = vec![0.0; w.len()];
+    acts.values(form, x_row, 0, &mut x);
+    let terms = w.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+    terms.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()))
 }
 
-fn forms(ty: T, cols: usize) -> Vec<ActForm> {
-    let mut f = vec![ActForm::F32, ActForm::Q8_0];
-    if cols.is_multiple_of(256) {
-        f.push(ActForm::Q8K);
-    }
-    let _ = ty;
-    f
-}
+const FORMS: [ActForm; 3] = [ActForm::F32, ActForm::Q8_0, ActForm::Q8K];
 
-/// All weight types × forms × tokens × groups against f64 over the dequantised values.
+/// Shapes around the limits of vectors, panels and batches.
 #[test]
 fn products_equal_the_dequantised_sums() {
     let pool = Pool::new(2);
     let mut rng = Rng(1);
     for ty in T::ALL {
-        for (rows, cols, n) in [(1, 256, 1), (19, 512, 1), (40, 768, 3), (37, 2048, 21)] {
-            for scales in [Scales::Usual, Scales::Extreme] {
-                let w = weights(&mut rng, ty, rows, cols, scales);
-                let x = values(&mut rng, n * cols);
-                for form in forms(ty, cols) {
-                    check(&pool, ty, form, (rows, cols, n), &w, &x);
+        for form in FORMS {
+            let shapes = [(1, 256, 1), (19, 512, 2), (16, 256, 3), (40, 768, 7), (37, 2048, 21)];
+            for (rows, cols, n) in shapes {
+                for scales in [Scales::Usual, Scales::Extreme] {
+                    let case = Case { ty, form, rows, cols, n, groups: 1, tokens: None };
+                    case.check(&pool, &mut rng, scales);
                 }
             }
         }
     }
 }
 
-fn check(
-    pool: &Pool,
-    ty: T,
-    form: ActForm,
-    (rows, cols, n): (usize, usize, usize),
-    w: &[u8],
-    x: &[f32],
-) {
-    let mut acts = Acts::new();
-    acts.set(pool, x, n, cols, &[form]);
-    let mut y = vec![f32::NAN; n * rows];
-    let mat = Mat { ty, rows, cols, data: w };
-    matmul(pool, &mut [Job::new(mat, &acts, form, &mut y)]);
-    let mut wf = vec![0.0; rows * cols];
-    ds4_gguf::dequantize_row(ty, w, &mut wf);
-    let mut xf = vec![0.0; cols];
-    for t in 0..n {
-        acts.values(form, t, 0, &mut xf);
-        for r in 0..rows {
-            let terms = wf[r * cols..(r + 1) * cols].iter().zip(&xf);
-            let (mut sum, mut size) = (0.0, 0.0);
-            for (w, x) in terms {
-                let p = f64::from(*w) * f64::from(*x);
-                sum += p;
-                size += p.abs();
+/// Columns that are no whole number of vectors.
+#[test]
+fn odd_columns() {
+    let pool = Pool::new(1);
+    let mut rng = Rng(2);
+    for ty in [T::F32, T::F16, T::Bf16] {
+        for cols in [1, 7, 24, 96, 257, 300] {
+            for n in [1, 5, 19] {
+                let form = ActForm::F32;
+                let case = Case { ty, form, rows: 18, cols, n, groups: 1, tokens: None };
+                case.check(&pool, &mut rng, Scales::Usual);
             }
-            let got = f64::from(y[t * rows + r]);
-            let error = (got - sum).abs();
-            // `size` is what cancellation leaves of relative accuracy.
-            assert!(
-                error <= 1e-6 * size + 1e-30,
-                "{ty} × {form:?}, {rows}×{cols}, row {r} token {t}: {got} for {sum} ± {size:e}"
-            );
         }
     }
+    for ty in [T::Q8_0, T::F16, T::Mxfp4] {
+        let form = ActForm::Q8_0;
+        let case = Case { ty, form, rows: 18, cols: 96, n: 3, groups: 1, tokens: None };
+        case.check(&pool, &mut rng, Scales::Usual);
+    }
+}
+
+/// Parts of a stacked matrix, and chosen tokens, for few and for many of them.
+#[test]
+fn groups_and_chosen_tokens() {
+    let pool = Pool::new(3);
+    let mut rng = Rng(3);
+    for (ty, form) in [(T::Q8_0, ActForm::Q8_0), (T::F16, ActForm::F32), (T::Q2K, ActForm::Q8K)] {
+        for n in [1, 4, 23] {
+            let case = Case { ty, form, rows: 8 * 20, cols: 256, n, groups: 8, tokens: None };
+            case.check(&pool, &mut rng, Scales::Usual);
+            let tokens = Some((0..n as u32).rev().step_by(2).collect());
+            let case = Case { ty, form, rows: 33, cols: 256, n, groups: 1, tokens };
+            case.check(&pool, &mut rng, Scales::Usual);
+        }
+    }
+}
+
+/// Several products of one call do not disturb each other.
+#[test]
+fn jobs_of_one_call() {
+    let pool = Pool::new(2);
+    let mut rng = Rng(4);
+    let w: Vec<Vec<u8>> =
+        (1..6).map(|i| weights(&mut rng, T::Q8_0, 50 * i * 64, Scales::Usual)).collect();
+    let mut acts = Acts::new();
+    acts.set(&pool, &values(&mut rng, 3 * 64), 3, 64, &[ActForm::Q8_0]);
+    let mat = |i: usize| Mat { ty: T::Q8_0, rows: 50 * (i + 1), cols: 64, data: &w[i] };
+    let mut alone: Vec<Vec<f32>> = (0..5).map(|i| vec![0.0; 150 * (i + 1)]).collect();
+    let mut together = alone.clone();
+    for (i, y) in alone.iter_mut().enumerate() {
+        matmul_with(Isa::Scalar, &pool, &mut [Job::new(mat(i), &acts, ActForm::Q8_0, y)]);
+    }
+    let jobs = together.iter_mut().enumerate();
+    let mut jobs: Vec<_> = jobs.map(|(i, y)| Job::new(mat(i), &acts, ActForm::Q8_0, y)).collect();
+    matmul_with(Isa::Scalar, &pool, &mut jobs);
+    assert_eq!(alone, together);
+    assert!(alone.iter().flatten().any(|y| *y != 0.0));
 }
