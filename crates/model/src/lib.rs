@@ -9,6 +9,7 @@
 
 mod bind;
 mod check;
+pub mod compare;
 mod dims;
 mod error;
 mod file;
@@ -16,7 +17,9 @@ mod layout;
 pub mod limits;
 pub mod memory;
 mod metadata;
+pub mod npy;
 mod numerics;
+mod probe;
 mod runner;
 pub mod shapes;
 mod stage;
@@ -31,6 +34,7 @@ pub use error::Error;
 pub use file::{Fingerprint, ModelFile};
 pub use layout::{Class, Form, TensorSpec};
 pub use numerics::Numerics;
+pub use probe::{Recorder, Stages};
 pub use runner::{Mark, Result, Runner, SeqId, Span, TokenId};
 pub use stage::{Place, Probe, Stage};
 pub use weights::{
