@@ -1,0 +1,112 @@
+//! What is asked of a scheduler, and how it answers.
+
+use std::ops::ControlFlow;
+
+use ds4_engine::{Cancel, End, Sampling, Stats};
+use ds4_kvstore::{KeyBuilder, ToolEntry};
+use ds4_model::TokenId;
+
+use crate::Error;
+
+/// One prompt to be continued.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Number for logs.
+    pub id: u64,
+    /// Rendered and tokenised; at least one token.
+    pub prompt: Vec<TokenId>,
+    /// Length of what other conversations may share with this prompt: system text and tools.
+    pub anchor: Option<usize>,
+    /// Tokens to generate at most.
+    pub max_tokens: usize,
+    /// Tokens that end the answer.
+    pub stops: Vec<TokenId>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Set when nobody waits for the answer any more.
+    pub cancel: Cancel,
+}
+
+/// From where the beginning of a prompt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing could be kept.
+    Cold,
+    /// A live sequence was extended.
+    Live,
+    /// A live sequence went back to an earlier point.
+    Rewound,
+    /// Another live sequence was forked.
+    Forked,
+    /// A file of the disk cache.
+    Disk,
+}
+
+impl Source {
+    /// Lower-case word for logs and headers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Live => "live",
+            Self::Rewound => "rewound",
+            Self::Forked => "forked",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// How a request begins.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of these, tokens that need not be computed.
+    pub reused: usize,
+    /// Whence they came.
+    pub source: Source,
+    /// Why not more could be kept, in words.
+    pub why: String,
+}
+
+/// Hears what becomes of a request. Called on the worker's thread: must be quick and never block.
+pub trait Client: Send {
+    /// The request has a slot.
+    fn started(&mut self, started: &Started) {
+        let _ = started;
+    }
+
+    /// `done` of the prompt's tokens are in place.
+    fn prefill(&mut self, done: usize) {
+        let _ = done;
+    }
+
+    /// May exclude tokens by setting their logits to −∞ before one is chosen.
+    fn constrain(&mut self, logits: &mut [f32]) {
+        let _ = logits;
+    }
+
+    /// A token was chosen from these logits; `Break` ends the answer after it.
+    fn token(&mut self, token: TokenId, logits: &[f32]) -> ControlFlow<()>;
+
+    /// The end, exactly once.
+    fn done(&mut self, outcome: Result<End, Error>, stats: &Stats);
+}
+
+/// Translates between tokens and the control-aware encoding of cache keys.
+pub trait Texts: Send {
+    /// Appends the encoding of tokens.
+    fn encode(&self, tokens: &[TokenId], key: &mut KeyBuilder);
+
+    /// Tokens of a piece of encoding, its text tokenised as content; `None` when it is cut within a
+    /// character or a mark.
+    fn tokens(&self, encoding: &[u8]) -> Option<Vec<TokenId>>;
+
+    /// Human-readable text of tokens.
+    fn text(&self, tokens: &[TokenId]) -> String;
+
+    /// Tool calls whose blocks occur in these tokens, to be stored with them.
+    fn tools(&self, tokens: &[TokenId]) -> Vec<ToolEntry>;
+
+    /// Tool calls found in a cache file: material from outside, to be parsed before it is believed.
+    fn learn_tools(&mut self, tools: Vec<ToolEntry>);
+}
