@@ -25,7 +25,7 @@ pub use decode::{Decode, End, Limits, OnToken};
 pub use error::{Error, Result};
 pub use logprobs::{Logprob, Perplexity, log_sum_exp, logprob, perplexity, top_logprobs};
 pub use sample::{Sampler, Sampling, argmax};
-pub use sequence::{Sequence, Synced, check_ids};
+pub use sequence::{Sequence, Snapshot, Synced, check_ids};
 pub use spec::{Acceptance, DRAFT_MAX};
 pub use stats::{Stats, per_second};
 pub use stop::StopStrings;

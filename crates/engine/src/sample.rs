@@ -183,8 +183,7 @@ fn cut_top_p(kept: &mut Vec<Kept>, mass: f64) {
 /// The token with the highest logit, the lowest id among equals.
 pub fn argmax(logits: &[f32]) -> Result<TokenId> {
     let max = highest(logits)?;
-    let ix =
-        logits.iter().position(|logit| logit.total_cmp(&max).is_ge()).ok_or(Error::NoCandidate)?;
+    let ix = logits.iter().position(|&logit| logit >= max).ok_or(Error::NoCandidate)?;
     Ok(TokenId(u32::try_from(ix).expect("token ids are u32")))
 }
 

@@ -3,7 +3,7 @@
 //! A sequence never re-tokenises and never guesses: its `tokens` are exactly the ids the runner has
 //! seen. Sampling is not here; who drives the sequence decides what is appended.
 
-use ds4_model::{Error as ModelError, Runner, SeqId, Span, TokenId};
+use ds4_model::{Error as ModelError, Mark, Runner, SeqId, Span, TokenId};
 
 use crate::{Cancel, Error, Result};
 
@@ -27,6 +27,20 @@ pub struct Synced {
     pub reused: usize,
     /// Tokens of the prompt that were computed.
     pub computed: usize,
+}
+
+/// A point to which a sequence can return.
+#[derive(Debug)]
+pub struct Snapshot {
+    len: usize,
+    row: Vec<f32>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Mark(Mark),
+    Saved(Vec<u8>),
 }
 
 impl Sequence {
@@ -167,6 +181,35 @@ impl Sequence {
             return Ok(());
         }
         self.prefill(runner, &wanted, &Cancel::default(), &mut |_| {})
+    }
+
+    /// Remembers the present end, however far the sequence will grow: by a mark where the backend
+    /// keeps them, else by its saved state.
+    pub fn snapshot(&self, runner: &mut dyn Runner) -> Result<Snapshot> {
+        let state = match runner.mark(self.id)? {
+            Some(mark) => State::Mark(mark),
+            None => {
+                let mut bytes = Vec::new();
+                runner.save_seq(self.id, &mut bytes)?;
+                State::Saved(bytes)
+            }
+        };
+        Ok(Snapshot { len: self.tokens.len(), row: self.logits().to_vec(), state })
+    }
+
+    /// Goes back to a snapshot of this sequence; its logits are there again.
+    pub fn restore(&mut self, runner: &mut dyn Runner, snapshot: Snapshot) -> Result<()> {
+        match snapshot.state {
+            State::Mark(mark) => runner.rewind(self.id, &mark)?,
+            State::Saved(bytes) => {
+                runner.close_seq(self.id);
+                self.id = runner.load_seq(&mut bytes.as_slice(), self.cap)?;
+            }
+        }
+        self.tokens.truncate(snapshot.len);
+        self.last_row = (!snapshot.row.is_empty()).then_some(0);
+        self.logits = snapshot.row;
+        Ok(())
     }
 
     /// Forgets the tokens from `len` on, or all of them where the runner cannot go back that far.

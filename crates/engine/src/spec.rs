@@ -25,7 +25,7 @@ pub struct Acceptance {
 
 impl Acceptance {
     /// Counts one step of `proposed` drafts of which the first `accepted` were kept.
-    pub(crate) fn count(&mut self, proposed: usize, accepted: usize) {
+    pub fn count(&mut self, proposed: usize, accepted: usize) {
         self.steps += u64::from(proposed > 0);
         self.proposed[..proposed].iter_mut().for_each(|n| *n += 1);
         self.accepted[..accepted].iter_mut().for_each(|n| *n += 1);

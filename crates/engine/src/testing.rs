@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 
-use ds4_model::{Dims, Error, Probe, Result, Runner, SeqId, Span, TokenId, shapes};
+use ds4_model::{Dims, Error, Mark, Probe, Result, Runner, SeqId, Span, TokenId, shapes};
 
 /// Logits after these tokens, `[n_vocab]`.
 pub type Script = Box<dyn Fn(&[TokenId]) -> Vec<f32> + Send>;
@@ -126,6 +126,24 @@ impl Runner for ScriptedRunner {
         r.read_to_end(&mut bytes)?;
         let words = bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
         let tokens = words.map(|word| TokenId(u32::from_le_bytes(word))).collect();
+        let id = self.open_seq(cap)?;
+        self.seqs.insert(id.0, (tokens, cap));
+        Ok(id)
+    }
+
+    fn mark(&mut self, seq: SeqId) -> Result<Option<Mark>> {
+        let len = self.seq_len(seq)?;
+        Ok(Some(Mark { len, state: Box::new(()) }))
+    }
+
+    fn rewind(&mut self, seq: SeqId, mark: &Mark) -> Result<()> {
+        self.seq(seq)?;
+        self.seqs.get_mut(&seq.0).expect("just found").0.truncate(mark.len as usize);
+        Ok(())
+    }
+
+    fn fork(&mut self, seq: SeqId, mark: &Mark, cap: u32) -> Result<SeqId> {
+        let tokens = self.seq(seq)?.0[..mark.len as usize].to_vec();
         let id = self.open_seq(cap)?;
         self.seqs.insert(id.0, (tokens, cap));
         Ok(id)

@@ -311,6 +311,24 @@ fn a_cancelled_or_refused_token_ends_decoding() {
 }
 
 #[test]
+fn a_snapshot_can_be_returned_to_from_any_distance() {
+    let mut runner = scripted(hashed());
+    let cancel = Cancel::default();
+    let mut seq = Sequence::open(&mut runner, 64).unwrap();
+    let prompt = ids([1, 2, 3]);
+    seq.sync(&mut runner, &prompt, &cancel, &mut |_| {}).unwrap();
+    let snapshot = seq.snapshot(&mut runner).unwrap();
+    for i in 0..50 {
+        seq.append(&mut runner, &ids([i % 12]), 1).unwrap();
+    }
+    seq.restore(&mut runner, snapshot).unwrap();
+    assert_eq!(seq.tokens(), prompt);
+    assert_eq!(seq.logits(), hashed_logits(&prompt));
+    seq.append(&mut runner, &ids([9]), 1).unwrap();
+    assert_eq!(seq.logits(), hashed_logits(&ids([1, 2, 3, 9])));
+}
+
+#[test]
 fn impossible_prompts_are_errors() {
     let mut runner = scripted(hashed());
     let cancel = Cancel::default();

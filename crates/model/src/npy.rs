@@ -62,22 +62,7 @@ impl Array {
 
     /// Writes a `.npy` file; integer types take the integer part.
     pub fn write(&self, elem: Elem, w: &mut dyn Write) -> io::Result<()> {
-        let descr = match elem {
-            Elem::F32 => "<f4",
-            Elem::I32 => "<i4",
-            Elem::I64 => "<i8",
-        };
-        let sizes: String = self.shape.iter().map(|n| format!("{n},")).collect();
-        let mut header =
-            format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
-        // Magic, version and length take 10 bytes; the data begins at a multiple of 64.
-        let len = (10 + header.len() + 1).next_multiple_of(64) - 10;
-        header.push_str(&" ".repeat(len - header.len() - 1));
-        header.push('\n');
-        let len = u16::try_from(len).map_err(|_| invalid("too many dimensions"))?;
-        w.write_all(b"\x93NUMPY\x01\x00")?;
-        w.write_all(&len.to_le_bytes())?;
-        w.write_all(header.as_bytes())?;
+        w.write_all(&header(elem, &self.shape)?)?;
         for part in self.data.chunks(1 << 16) {
             w.write_all(&encode(elem, part))?;
         }
@@ -114,6 +99,26 @@ impl Array {
         let data = decode(descr.trim_start_matches(['\'', '"']), n, r)?;
         Ok(Self { shape, data })
     }
+}
+
+/// Everything before the data: for arrays that are written as they are computed.
+pub fn header(elem: Elem, shape: &[usize]) -> io::Result<Vec<u8>> {
+    let descr = match elem {
+        Elem::F32 => "<f4",
+        Elem::I32 => "<i4",
+        Elem::I64 => "<i8",
+    };
+    let sizes: String = shape.iter().map(|n| format!("{n},")).collect();
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    // Magic, version and length take 10 bytes; the data begins at a multiple of 64.
+    let len = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    text.push_str(&" ".repeat(len - text.len() - 1));
+    text.push('\n');
+    let len = u16::try_from(len).map_err(|_| invalid("too many dimensions"))?;
+    let mut out = b"\x93NUMPY\x01\x00".to_vec();
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+    Ok(out)
 }
 
 fn invalid(what: &str) -> io::Error {
