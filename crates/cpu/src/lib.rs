@@ -1,13 +1,49 @@
-//! Placeholder for the crate being written.
+//! DeepSeek V4 Flash on the CPU: the reference, and the product for machines without a big GPU.
+//!
+//! Read in this order: [`open`] makes a [`CpuRunner`] (`runner`); a call becomes a `batch` of tokens
+//! and runs through `layer`, which is the paper's order of things with one call per line:
+//! hyper-connections (`hyper`), `attention` with its `compressor` and `indexer`, experts (`moe`,
+//! `router`), the output `head`, and the MTP block (`mtp`). What a sequence remembers is in `seq`;
+//! `frontier` is its end in canonical form, which `save` writes. The roundings that the model was
+//! trained with are in `fp_sim`.
+//!
+//! Below that line nothing knows the model: `matmul` runs many products of quantised weights
+//! (`dot`) with activations (`acts`) as one parallel section of the `pool`.
+//!
+//! Invariants: a call checks everything before it changes anything, so an error leaves every
+//! sequence as it was. A token's result does not depend on the tokens computed beside it or on the
+//! number of threads. Buffers are sized for the largest step; a token allocates nothing.
 
 mod acts;
+mod attention;
+mod batch;
+mod compressor;
 mod cores;
 mod dot;
+mod fp_sim;
+mod frontier;
+mod head;
+mod hyper;
+mod indexer;
+mod layer;
 mod matmul;
+mod model;
+mod moe;
+mod mtp;
+mod norm;
+mod par;
 mod pool;
+mod rope;
+mod router;
+mod runner;
+mod save;
+mod scratch;
+mod seq;
 pub mod speed;
+mod step;
 mod synthetic;
 mod vec_ops;
 
 pub use dot::Isa;
 pub use pool::Pool;
+pub use runner::{CHUNK_MAX, CpuOptions, CpuRunner, open};
