@@ -20,7 +20,7 @@ pub enum Error {
     /// The prompt needs a control token that this vocabulary does not have.
     #[error("the vocabulary has no token {0:?}, which this conversation needs")]
     NoControl(&'static str),
-    /// The conversation cannot be rendered; the message says which message is at fault.
+    /// The conversation cannot be rendered; change its messages.
     #[error("{0}")]
     Conversation(String),
 }
@@ -31,8 +31,8 @@ impl Error {
         Self::Vocab(what.into())
     }
 
-    /// An [`Error::Conversation`] about message `index`.
-    pub(crate) fn message(index: usize, what: impl std::fmt::Display) -> Self {
-        Self::Conversation(format!("messages[{index}]: {what}"))
+    /// An [`Error::Conversation`].
+    pub(crate) fn conversation(what: impl Into<String>) -> Self {
+        Self::Conversation(what.into())
     }
 }

@@ -7,6 +7,8 @@
 //! somebody else has already rendered is searched for the literals of control tokens
 //! ([`Tokenizer::encode_with_control`]).
 //!
+//! [`render()`] turns a [`message::Conversation`] into a [`Prompt`], in one of two [`Profile`]s.
+//!
 //! The way out is [`Detok`], which never cuts a character.
 //!
 //! This crate knows no request format, no HTTP and no sampling. "§A.2" in a comment names a section
@@ -21,7 +23,10 @@ mod detok;
 mod error;
 pub mod limits;
 mod literal;
+pub mod message;
 mod prompt;
+mod pyjson;
+pub mod render;
 mod split;
 mod tokenizer;
 mod utf8;
@@ -34,5 +39,7 @@ pub use control::{
 pub use detok::Detok;
 pub use error::Error;
 pub use prompt::{Prompt, Segment};
+pub use pyjson::{object_to_python_json, to_python_json};
+pub use render::{Profile, render};
 pub use tokenizer::Tokenizer;
 pub use vocab::Vocab;
