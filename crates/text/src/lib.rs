@@ -7,7 +7,7 @@
 //! somebody else has already rendered is searched for the literals of control tokens
 //! ([`Tokenizer::encode_with_control`]).
 //!
-//! [`render()`] turns a [`message::Conversation`] into a [`Prompt`], in one of two [`Profile`]s.
+//! [`render()`] turns a [`Conversation`] into a [`Prompt`], in one of two [`Profile`]s.
 //!
 //! The way out is [`Detok`], which never cuts a character.
 //!
@@ -23,7 +23,7 @@ mod detok;
 mod error;
 pub mod limits;
 mod literal;
-pub mod message;
+mod message;
 mod prompt;
 mod pyjson;
 pub mod render;
@@ -38,6 +38,10 @@ pub use control::{
 };
 pub use detok::Detok;
 pub use error::Error;
+pub use message::{
+    Arguments, Conversation, Effort, Message, ResponseFormat, Role, Tail, Thinking, ToolCall,
+    ToolChoice,
+};
 pub use prompt::{Prompt, Segment};
 pub use pyjson::{object_to_python_json, to_python_json};
 pub use render::{Profile, render};
