@@ -24,7 +24,7 @@ mod runner;
 pub mod shapes;
 mod stage;
 pub mod synthetic;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(feature = "testing")]
 pub mod testing;
 mod weights;
 mod yarn;
