@@ -1,1 +1,21 @@
-//! Placeholder for the crate being written.
+//! Other people's request types, converted to conversations; no HTTP.
+//!
+//! One file per provider turns a JSON body into a [`Request`]: the conversation that
+//! [`ds4_text::render()`] takes, and what the client asked of sampling. [`chat`] is OpenAI's Chat
+//! Completions. [`check`] has the JSON-to-JSON functions behind the checking commands, which hold
+//! this implementation against others.
+#![forbid(unsafe_code)]
+
+mod april;
+pub mod chat;
+pub mod check;
+mod content;
+mod error;
+mod fields;
+pub mod limits;
+mod request;
+mod schema;
+mod tools;
+
+pub use error::RequestError;
+pub use request::{Request, Rules, Sampling};

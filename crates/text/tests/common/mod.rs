@@ -1,4 +1,6 @@
-//! What the tests of this crate share: the real vocabulary and the fixture files.
+//! What the tests of this crate and of `ds4-api` share: the real vocabulary and the fixture files.
+#![expect(clippy::unwrap_used, reason = "a broken fixture is a failed test")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own part")]
 
 use std::fs;
 use std::io::Read;

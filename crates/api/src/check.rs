@@ -1,0 +1,90 @@
+//! JSON in, JSON out: what the checking commands do, so that anyone can hold this implementation
+//! against another.
+
+use ds4_text::{Detok, Profile, Tokenizer, render};
+use serde_json::{Value, json};
+
+use crate::april;
+use crate::chat;
+use crate::fields::{Fields, wrong};
+use crate::{RequestError, Rules};
+
+/// Array of strings to array of arrays of token ids; `plain` recognises no added token.
+pub fn tokenize_json(
+    tokenizer: &Tokenizer,
+    input: &Value,
+    plain: bool,
+) -> Result<Value, RequestError> {
+    let ids = |(i, text): (usize, &Value)| match text {
+        Value::String(text) if plain => Ok(json!(tokenizer.encode_plain(text))),
+        Value::String(text) => Ok(json!(tokenizer.encode_with_control(text))),
+        other => Err(wrong(&format!("[{i}]"), "a string", other)),
+    };
+    array(input)?.iter().enumerate().map(ids).collect()
+}
+
+/// Array of arrays of token ids to array of `{"text","stream_chunks","pending_hex"}`.
+pub fn detokenize_json(tokenizer: &Tokenizer, input: &Value) -> Result<Value, RequestError> {
+    array(input)?.iter().enumerate().map(|(i, ids)| detokenize(tokenizer, i, ids)).collect()
+}
+
+fn detokenize(tokenizer: &Tokenizer, i: usize, ids: &Value) -> Result<Value, RequestError> {
+    let Value::Array(ids) = ids else { return Err(wrong(&format!("[{i}]"), "an array", ids)) };
+    let mut detok = Detok::new(tokenizer);
+    let mut chunks = Vec::with_capacity(ids.len());
+    for (at, id) in ids.iter().enumerate() {
+        let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = id.ok_or_else(|| wrong(&format!("[{i}][{at}]"), "a token id", &ids[at]))?;
+        let chunk = detok.push(id).map_err(|e| RequestError::invalid(format!("[{i}][{at}]: {e}")));
+        chunks.push(chunk?);
+    }
+    let pending: Vec<String> = detok.pending().iter().map(|b| format!("{b:02x}")).collect();
+    let text = chunks.concat() + &detok.finish();
+    Ok(json!({"text": text, "stream_chunks": chunks, "pending_hex": pending.concat()}))
+}
+
+/// Array of cases to array of `{"prompt","token_ids"}` or `{"error"}`. April cases are messages of
+/// the reference encoder, July cases are request bodies under the hosted API's rules.
+pub fn render_json(
+    tokenizer: &Tokenizer,
+    profile: Profile,
+    input: &Value,
+) -> Result<Value, RequestError> {
+    let case = |case: &Value| {
+        render_case(tokenizer, profile, case).unwrap_or_else(|e| json!({"error": e.message}))
+    };
+    Ok(array(input)?.iter().map(case).collect())
+}
+
+fn render_case(
+    tokenizer: &Tokenizer,
+    profile: Profile,
+    case: &Value,
+) -> Result<Value, RequestError> {
+    let prompt = match profile {
+        Profile::April => april::render_case(case)?,
+        Profile::July => {
+            let fields = Fields::of(case, "")?;
+            match fields.str("protocol")? {
+                Some("chat") => {}
+                other => {
+                    return Err(RequestError::invalid(format!(
+                        "protocol: {:?} is not supported; known is chat",
+                        other.unwrap_or_default()
+                    )));
+                }
+            }
+            let request = chat::convert(fields.get("body").unwrap_or(&Value::Null), Rules::Hosted)?;
+            render(profile, &request.conversation)?
+        }
+    };
+    let ids = tokenizer.encode_segments(prompt.segments())?;
+    Ok(json!({"prompt": prompt.to_text(), "token_ids": ids}))
+}
+
+fn array(input: &Value) -> Result<&Vec<Value>, RequestError> {
+    match input {
+        Value::Array(items) => Ok(items),
+        other => Err(wrong("input", "an array", other)),
+    }
+}
