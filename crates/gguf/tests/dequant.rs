@@ -1,4 +1,5 @@
 //! Every decoder gives exactly the floats of the reference decoders (testdata/quant/README.md).
+#![expect(clippy::unwrap_used, clippy::float_cmp, reason = "test helpers; bit-exact on purpose")]
 
 mod common;
 
