@@ -1,5 +1,6 @@
 //! A model's files, opened and checked: what a backend is made from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use ds4_gguf::{Bytes, Gguf};
 use sha2::{Digest, Sha256};
 
+use crate::layout::{self, Class};
 use crate::{Dims, Result, Weights};
 
 /// A model ready to be given to a backend.
@@ -59,6 +61,22 @@ impl ModelFile {
     /// Whether an MTP block is loaded, from its own file or from within the main file.
     pub fn has_mtp(&self) -> bool {
         self.weights.mtp.is_some()
+    }
+
+    /// Tensors and bytes of each class of weights (§5.4), in the order of [`Class::ALL`].
+    pub fn classes(&self) -> Vec<(Class, usize, u64)> {
+        let mut sums: BTreeMap<Class, (usize, u64)> = BTreeMap::new();
+        let files = [Some(&self.gguf), self.mtp.as_ref()];
+        for spec in layout::trunk(&self.dims).into_iter().chain(layout::mtp(&self.dims)) {
+            // An MTP block in its own file is the one in use.
+            let tensor = files.iter().rev().flatten().find_map(|f| f.tensor(&spec.name));
+            if let Some(tensor) = tensor {
+                let (n, bytes) = sums.entry(spec.class).or_default();
+                *n += 1;
+                *bytes += tensor.range.len() as u64;
+            }
+        }
+        sums.into_iter().map(|(class, (n, bytes))| (class, n, bytes)).collect()
     }
 
     /// Bytes of the files' tensors.

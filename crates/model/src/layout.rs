@@ -13,20 +13,20 @@ pub(crate) const MTP: &str = "mtp.0";
 
 /// One tensor as the architecture wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSpec {
+pub(crate) struct TensorSpec {
     /// GGUF name.
-    pub name: String,
+    pub(crate) name: String,
     /// GGUF dimensions, input first.
-    pub dims: Vec<u64>,
+    pub(crate) dims: Vec<u64>,
     /// How it is stored and used.
-    pub form: Form,
+    pub(crate) form: Form,
     /// What it is counted as.
-    pub class: Class,
+    pub(crate) class: Class,
 }
 
 /// How a tensor is stored and used; decides which types it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Form {
+pub(crate) enum Form {
     /// A dense matrix, used in the file's format.
     Matrix,
     /// A stack of expert matrices, used in the file's format.
@@ -39,7 +39,7 @@ pub enum Form {
 
 impl Form {
     /// The types such a tensor may have (§5.3, §5.7).
-    pub const fn types(self) -> &'static [TensorType] {
+    pub(crate) const fn types(self) -> &'static [TensorType] {
         use TensorType::{Bf16, F16, F32, I32, Iq2Xxs, Mxfp4, Q2K, Q4K, Q8_0};
         match self {
             Self::Matrix => &[F32, F16, Bf16, Q8_0],

@@ -24,7 +24,6 @@ mod runner;
 pub mod shapes;
 mod stage;
 pub mod synthetic;
-#[cfg(feature = "testing")]
 pub mod testing;
 mod weights;
 mod yarn;
@@ -32,7 +31,7 @@ mod yarn;
 pub use dims::{Dims, INDEXED_RATIO};
 pub use error::Error;
 pub use file::{Fingerprint, ModelFile};
-pub use layout::{Class, Form, TensorSpec};
+pub use layout::Class;
 pub use numerics::Numerics;
 pub use probe::{Recorder, Stages};
 pub use runner::{Mark, Result, Runner, SeqId, Span, TokenId};
