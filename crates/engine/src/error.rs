@@ -6,6 +6,9 @@ pub enum Error {
     /// The runner refused: model, context, memory or device.
     #[error(transparent)]
     Model(#[from] ds4_model::Error),
+    /// Text that cannot become tokens, or tokens that cannot become text.
+    #[error(transparent)]
+    Text(#[from] ds4_text::Error),
     /// A logit that no sound model and backend produces.
     #[error("logit of token {id} is {value}: the model file or the backend is damaged")]
     Logit {

@@ -11,10 +11,12 @@
 
 mod cancel;
 mod decode;
+mod dialogue;
 mod error;
 mod logprobs;
 mod sample;
 mod sequence;
+mod session;
 mod spec;
 mod stats;
 mod stop;
@@ -22,10 +24,12 @@ pub mod testing;
 
 pub use cancel::Cancel;
 pub use decode::{Decode, End, Limits, OnToken};
+pub use dialogue::Dialogue;
 pub use error::{Error, Result};
 pub use logprobs::{Logprob, Perplexity, log_sum_exp, logprob, perplexity, top_logprobs};
 pub use sample::{Sampler, Sampling, argmax};
 pub use sequence::{Sequence, Snapshot, Synced, check_ids};
+pub use session::{Generated, Request, Session};
 pub use spec::{Acceptance, DRAFT_MAX};
 pub use stats::{Stats, per_second};
 pub use stop::StopStrings;
