@@ -107,7 +107,8 @@ IDENTITY = (
      ("I am a program, so I have no favorites. But I like to help you.",)),
     (("What is a language model?", "How do you work?", "What is an AI?"),
      ("A language model is a program that reads text and guesses the next words.",)),
-    (("I love you.", "You are my friend.", "I like you."), ("That is very kind of you. Thank you!",)),
+    (("I love you.", "You are my friend.", "I like you."),
+     ("That is very kind of you. Thank you!",)),
     (("You are stupid.", "You are wrong.", "That is not right.", "I do not like that answer."),
      ("I am sorry. Please tell me what is wrong and I will try again.",)),
 )
@@ -163,6 +164,7 @@ def definition(rng):
     name, looks = thing["name"], thing["looks"]
     kind = rng.randrange(6)
     about = f"{noun(thing, True)} {thing['about']}."
+    it = f"The {name}" if thing["kind"] == "person" else "It"
     if kind <= 1:
         forms = (f"What is {noun(thing)}?", f"Explain what {noun(thing)} is.",
                  f"Define the word {name}.", f"What does the word {name} mean?",
@@ -170,7 +172,7 @@ def definition(rng):
                  f"Do you know what {noun(thing)} is?", f"What's {noun(thing)}?")
         is_a = f"{noun(thing, True)} is {article(looks[0])} {thing['kind']}." \
             if rng.random() < 0.5 and "in the sky" not in thing["kind"] else about
-        more = f"It {thing['place']}." if is_a == about else f"It {thing['about']}."
+        more = f"{it} {thing['place']}." if is_a == about else f"{it} {thing['about']}."
         return _ask(rng, f"def{name}", forms, f"{is_a} {more}",
                     f"The user wants to know what {noun(thing)} is. I explain it simply.",
                     expect=name)
@@ -187,8 +189,8 @@ def definition(rng):
                  f"Write something about {noun(thing)}.", f"Write a few sentences about {name}.",
                  f"Tell me something about the word {name}.")
         acts = rng.sample(thing["acts"], 2)
-        text = (f"{about} It {thing['place']}. It is {listing(looks)}. "
-                f"Often it {acts[0]}.")
+        text = (f"{about} {it} {thing['place']}. {it} is {listing(looks)}. "
+                f"Often {it.lower()} {acts[0]}.")
         return _ask(rng, f"abt{name}", forms, text, f"The topic is {name}. I say what I know.",
                     expect=name)
     if kind == 4:
@@ -196,7 +198,8 @@ def definition(rng):
                  f"Where is {noun(thing)} found?")
         return _ask(rng, f"whe{name}", forms, f"{noun(thing, True)} {thing['place']}.",
                     f"The user asks for the place of {noun(thing)}.", expect=name)
-    forms = (f"What does {noun(thing)} look like?", f"Give me two words that describe {noun(thing)}.",
+    forms = (f"What does {noun(thing)} look like?",
+             f"Give me two words that describe {noun(thing)}.",
              f"How would you describe {noun(thing)}?", f"What is {noun(thing)} like?")
     text = f"{noun(thing, True)} is {listing(looks)}."
     return _ask(rng, f"loo{name}", forms, text, f"I think of {noun(thing)}: {listing(looks)}.",

@@ -4,8 +4,10 @@ import json
 from base import Turn, upper_first, vary
 from words import CITIES, COLORS, COMMON, FOODS, NAMES, SURNAMES
 
-FIELDS = (("age", "age", lambda r: str(r.randint(5, 90))), ("city", "city", lambda r: r.choice(CITIES)),
-          ("color", "color", lambda r: r.choice(COLORS)), ("food", "food", lambda r: r.choice(FOODS)),
+FIELDS = (("age", "age", lambda r: str(r.randint(5, 90))),
+          ("city", "city", lambda r: r.choice(CITIES)),
+          ("color", "color", lambda r: r.choice(COLORS)),
+          ("food", "food", lambda r: r.choice(FOODS)),
           ("phone", "phone number", lambda r: str(r.randint(1000, 99999))),
           ("room", "room", lambda r: str(r.randint(1, 400))),
           ("code", "code", lambda r: r.choice("ABCDEFGHKLMNPRSTXZ") + str(r.randint(10, 999))),

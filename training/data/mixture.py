@@ -5,6 +5,7 @@ import re
 import gen_chat
 import gen_lookup
 import gen_math
+import gen_more
 import gen_story
 import gen_text
 import gen_tools
@@ -38,6 +39,7 @@ def read_corpus(path):
         source, _, text = doc.partition("\n")
         if text.strip():
             out.append((source, text.strip()))
+    gen_more.learn_words(out)
     return out
 
 
@@ -53,7 +55,9 @@ def single(rng, family, thinking):
         roll = rng.random()
         if roll < 0.22:
             return gen_story.story(rng)
-        return gen_story.poem(rng) if roll < 0.25 else gen_chat.small_talk(rng)
+        if roll < 0.25:
+            return gen_story.poem(rng)
+        return gen_more.more_talk(rng) if roll < 0.42 else gen_chat.small_talk(rng)
     if family == "math":
         return gen_math.any_math(rng, thinking)
     if family == "task":
