@@ -6,8 +6,10 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod dense;
 mod isa;
 mod out;
+mod panel;
 mod rows;
 mod scalar;
 #[cfg(test)]
@@ -61,23 +63,39 @@ impl Toks<'_> {
     }
 }
 
-impl Tile<'_> {
+/// Rows that integer kernels compute together.
+const LANES: usize = 8;
+
+impl<'a> Tile<'a> {
     /// Rows in the tile.
-    pub(crate) fn rows(&self) -> usize {
+    fn rows(&self) -> usize {
         self.w.len() / self.row_bytes
+    }
+
+    /// Row `r`.
+    fn row(&self, r: usize) -> &'a [u8] {
+        &self.w[r * self.row_bytes..(r + 1) * self.row_bytes]
+    }
+
+    /// `L` rows from `first` on; past the last row, that one again.
+    fn lanes<const L: usize>(&self, first: usize) -> [&'a [u8]; L] {
+        let last = self.rows() - 1;
+        std::array::from_fn(|i| self.row((first + i).min(last)))
     }
 }
 
 /// `out(r, t) = Σ_c w[r,c] · x[toks.row(t),c]`.
+///
+/// Every instruction set gives the same bits, for any number of rows and tokens: integer sums of a
+/// block are exact; blocks are added in order, each by one fused multiply-add,
+/// `y ← s·(d_w·d_x) + y`, and with minima `y ← (d_w·s − dmin·m)·d_x + y`; f32 products go to 16
+/// sums, column `c` to sum `c mod 16`, which are added up in halves.
 pub(crate) fn tile(isa: Isa, t: &Tile<'_>) {
     debug_assert!(isa.is_available());
-    let done = match isa {
+    match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: callers pass an instruction set that this processor has.
         Isa::Avx2 | Isa::Avx512 => unsafe { avx2::tile(t) },
-        _ => false,
-    };
-    if !done {
-        scalar::tile(t);
+        _ => scalar::tile(t),
     }
 }

@@ -1,0 +1,59 @@
+//! AVX2 kernels: row kernels for one token and a few, panels for many, and f32 products.
+//!
+//! The integer products follow one pattern. `maddubs` multiplies unsigned by signed bytes, so a
+//! signed weight lends its sign to the activation; a few sums of two products fit 16 bits in every
+//! format. `madd` with the sub-block's scale, or with ones, then widens to 32 bits.
+
+mod dense;
+mod gemm;
+mod rows;
+
+use std::arch::x86_64::*;
+
+use ds4_gguf::TensorType;
+
+use super::Tile;
+
+/// Computes the tile; see [`super::tile`].
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+pub(super) unsafe fn tile(t: &Tile<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let done = if t.toks.n < few(t.ty) { rows::tile(t) } else { gemm::tile(t) };
+        if !done {
+            dense::tile(t);
+        }
+    }
+}
+
+/// Number of tokens from which on unpacking a panel pays.
+fn few(ty: TensorType) -> usize {
+    match ty {
+        _ => 6,
+    }
+}
+
+/// 32 bytes.
+#[target_feature(enable = "avx2")]
+fn load<T: Copy, const L: usize>(b: &[T; L]) -> __m256i {
+    const { assert!(size_of::<T>() * L == 32) };
+    // SAFETY: 32 readable bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
+}
+
+/// 16 bytes.
+#[target_feature(enable = "avx2")]
+fn load16<T: Copy, const L: usize>(b: &[T; L]) -> __m128i {
+    const { assert!(size_of::<T>() * L == 16) };
+    // SAFETY: 16 readable bytes; the load needs no alignment.
+    unsafe { _mm_loadu_si128(b.as_ptr().cast()) }
+}
+
+/// 8 floats.
+#[target_feature(enable = "avx2")]
+fn load_ps(b: &[f32; 8]) -> __m256 {
+    // SAFETY: 32 readable bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_ps(b.as_ptr()) }
+}
