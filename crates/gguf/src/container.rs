@@ -174,17 +174,22 @@ fn check_magic(name: &str, data: &[u8], cursor: &mut Cursor<'_>) -> Result<(), E
     }
 }
 
-/// `general.alignment`, 32 if absent.
+/// The key of the alignment, and its value if absent.
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+pub(crate) const ALIGNMENT_DEFAULT: usize = 32;
+
+/// `n` if it is an alignment.
+pub(crate) fn checked_alignment(n: u64) -> Option<usize> {
+    let valid = n.is_power_of_two() && (8..=limits::ALIGNMENT_MAX).contains(&n);
+    usize::try_from(n).ok().filter(|_| valid)
+}
+
 fn alignment(metadata: &Metadata) -> Result<usize, Error> {
-    const KEY: &str = "general.alignment";
-    if !metadata.has(KEY) {
-        return Ok(32);
+    if !metadata.has(ALIGNMENT_KEY) {
+        return Ok(ALIGNMENT_DEFAULT);
     }
-    let n = metadata.u64(KEY)?;
-    if !n.is_power_of_two() || !(8..=limits::ALIGNMENT_MAX).contains(&n) {
-        return Err(metadata.unexpected(KEY, "a power of two from 8 to 1048576"));
-    }
-    Ok(usize::try_from(n).expect("at most 1048576"))
+    checked_alignment(metadata.u64(ALIGNMENT_KEY)?)
+        .ok_or_else(|| metadata.unexpected(ALIGNMENT_KEY, "a power of two from 8 to 1048576"))
 }
 
 /// A directory record before its place is known to be sound.

@@ -1,6 +1,6 @@
 //! Reads little-endian numbers and strings out of untrusted bytes, each length checked before use.
 
-use std::fmt::Arguments;
+use std::fmt::{self, Arguments};
 
 use crate::Error;
 
@@ -84,5 +84,19 @@ impl<'a> Cursor<'a> {
             let bad = at + e.valid_up_to();
             self.error_at(format_args!("{what} is not valid UTF-8 (at byte {bad})"))
         })
+    }
+}
+
+/// A string of the file for messages: quoted, escaped and cut.
+#[derive(Clone, Copy)]
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const CHARS: usize = 60;
+        match self.0.char_indices().nth(CHARS) {
+            None => write!(f, "{:?}", self.0),
+            Some((end, _)) => write!(f, "{:?}… ({} bytes)", &self.0[..end], self.0.len()),
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod quant;
 pub mod tables;
 mod tensor_type;
 mod value;
+pub mod write;
 
 pub use container::{Gguf, TensorInfo};
 pub use dequant::dequantize_row;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Quoted};
 use crate::value::{Array, Elements, Value, ValueType};
 use crate::{Bytes, Error, limits};
 
@@ -42,14 +42,15 @@ impl Metadata {
         for i in 0..n {
             let key =
                 cursor.str(limits::KEY_BYTES_MAX, format_args!("metadata key {} of {n}", i + 1))?;
-            let id = cursor.u32(format_args!("type of {key:?}"))?;
+            let shown = Quoted(key);
+            let id = cursor.u32(format_args!("type of {shown}"))?;
             let ty = ValueType::from_id(id).ok_or_else(|| {
-                cursor.error(format_args!("metadata key {key:?} has unknown value type {id}"))
+                cursor.error(format_args!("metadata key {shown} has unknown value type {id}"))
             })?;
             let start = cursor.pos();
-            check_value(cursor, key, ty)?;
+            check_value(cursor, shown, ty)?;
             if all.index.insert(key.to_owned(), all.entries.len()).is_some() {
-                return Err(cursor.error(format_args!("metadata key {key:?} appears twice")));
+                return Err(cursor.error(format_args!("metadata key {shown} appears twice")));
             }
             all.entries.push(Entry { key: key.to_owned(), ty, range: start..cursor.pos() });
         }
@@ -180,22 +181,22 @@ impl<'a> Iterator for Strs<'a> {
 impl ExactSizeIterator for Strs<'_> {}
 
 /// Walks over one value and checks all that `Value::decode` relies on.
-fn check_value(cursor: &mut Cursor<'_>, key: &str, ty: ValueType) -> Result<(), Error> {
+fn check_value(cursor: &mut Cursor<'_>, key: Quoted<'_>, ty: ValueType) -> Result<(), Error> {
     match ty {
         ValueType::Array => {
-            let id = cursor.u32(format_args!("element type of {key:?}"))?;
+            let id = cursor.u32(format_args!("element type of {key}"))?;
             let elem = match ValueType::from_id(id) {
                 Some(ValueType::Array) => {
                     let what = "is an array of arrays, which no key of a model needs";
-                    return Err(cursor.error(format_args!("metadata key {key:?} {what}")));
+                    return Err(cursor.error(format_args!("metadata key {key} {what}")));
                 }
                 Some(elem) => elem,
                 None => {
-                    let what = format_args!("array {key:?} has unknown element type {id}");
+                    let what = format_args!("array {key} has unknown element type {id}");
                     return Err(cursor.error(what));
                 }
             };
-            let n = cursor.count(limits::ARRAY_MAX, format_args!("length of array {key:?}"))?;
+            let n = cursor.count(limits::ARRAY_MAX, format_args!("length of array {key}"))?;
             check_elements(cursor, key, elem, n)
         }
         elem => check_elements(cursor, key, elem, 1),
@@ -204,22 +205,22 @@ fn check_value(cursor: &mut Cursor<'_>, key: &str, ty: ValueType) -> Result<(), 
 
 fn check_elements(
     cursor: &mut Cursor<'_>,
-    key: &str,
+    key: Quoted<'_>,
     elem: ValueType,
     n: u64,
 ) -> Result<(), Error> {
     let Some(size) = elem.bytes() else {
         for i in 0..n {
-            cursor.str(limits::STRING_BYTES_MAX, format_args!("string {i} of {key:?}"))?;
+            cursor.str(limits::STRING_BYTES_MAX, format_args!("string {i} of {key}"))?;
         }
         return Ok(());
     };
     // Cannot overflow: n is at most ARRAY_MAX and a value has at most 8 bytes.
-    let bytes = cursor.take(n * size as u64, format_args!("value of {key:?}"))?;
+    let bytes = cursor.take(n * size as u64, format_args!("value of {key}"))?;
     if elem == ValueType::Bool
         && let Some(bad) = bytes.iter().find(|&&b| b > 1)
     {
-        return Err(cursor.error(format_args!("bool in {key:?} is {bad}, not 0 or 1")));
+        return Err(cursor.error(format_args!("bool in {key} is {bad}, not 0 or 1")));
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::cursor::Quoted;
+
 /// Type of a metadata value, by its id in the file (§5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -152,6 +154,32 @@ impl<'a> Value<'a> {
         if let Self::Str(s) = *self { Some(s) } else { None }
     }
 
+    /// Appends the value as it is stored, without its type.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::U8(v) => out.push(v),
+            Self::I8(v) => out.extend(v.to_le_bytes()),
+            Self::U16(v) => out.extend(v.to_le_bytes()),
+            Self::I16(v) => out.extend(v.to_le_bytes()),
+            Self::U32(v) => out.extend(v.to_le_bytes()),
+            Self::I32(v) => out.extend(v.to_le_bytes()),
+            Self::F32(v) => out.extend(v.to_le_bytes()),
+            Self::Bool(v) => out.push(v.into()),
+            Self::U64(v) => out.extend(v.to_le_bytes()),
+            Self::I64(v) => out.extend(v.to_le_bytes()),
+            Self::F64(v) => out.extend(v.to_le_bytes()),
+            Self::Str(s) => {
+                out.extend((s.len() as u64).to_le_bytes());
+                out.extend(s.as_bytes());
+            }
+            Self::Array(a) => {
+                out.extend(a.elem.id().to_le_bytes());
+                out.extend((a.len as u64).to_le_bytes());
+                out.extend(a.bytes);
+            }
+        }
+    }
+
     /// Decodes one value of type `ty` at the start of `bytes`, which were checked when the file
     /// was opened; returns it with the bytes it took.
     pub(crate) fn decode(ty: ValueType, bytes: &'a [u8]) -> (Self, usize) {
@@ -191,7 +219,6 @@ impl<'a> Value<'a> {
 impl fmt::Display for Value<'_> {
     /// One short line: long strings and arrays show their beginning and length.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const CHARS: usize = 60;
         match self {
             Self::U8(v) => v.fmt(f),
             Self::I8(v) => v.fmt(f),
@@ -204,10 +231,7 @@ impl fmt::Display for Value<'_> {
             Self::U64(v) => v.fmt(f),
             Self::I64(v) => v.fmt(f),
             Self::F64(v) => v.fmt(f),
-            Self::Str(s) => match s.char_indices().nth(CHARS) {
-                None => write!(f, "{s:?}"),
-                Some((end, _)) => write!(f, "{:?}… ({} bytes)", &s[..end], s.len()),
-            },
+            Self::Str(s) => Quoted(s).fmt(f),
             Self::Array(a) => a.fmt(f),
         }
     }

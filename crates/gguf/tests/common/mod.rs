@@ -1,15 +1,11 @@
-//! Files of `testdata/` for the tests of this crate.
+//! Files of `testdata/quant` for the tests of this crate.
 
 use std::path::PathBuf;
 
-/// A path below `testdata/`.
-pub(crate) fn testdata(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata")).join(name)
-}
-
 /// The bytes of a file of `testdata/quant`.
 pub(crate) fn bytes(name: &str) -> Vec<u8> {
-    let path = testdata("quant").join(name);
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/quant");
+    let path = PathBuf::from(dir).join(name);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
