@@ -15,7 +15,7 @@ pub fn nmse(ours: &[f32], theirs: &[f32]) -> f64 {
     assert_eq!(ours.len(), theirs.len(), "lengths");
     let (mut diff, mut norm) = (0.0, 0.0);
     for (a, b) in ours.iter().zip(theirs) {
-        if a == b && a.is_infinite() {
+        if a.is_infinite() && a.total_cmp(b).is_eq() {
             continue;
         }
         let (a, b) = (f64::from(*a), f64::from(*b));
@@ -65,7 +65,10 @@ impl StageError {
         let mut relative: Vec<f64> = (0..rows).map(row).collect();
         relative.sort_by(f64::total_cmp);
         let at = |share: f64| percentile(&relative, share);
-        let diff = |(a, b): (&f32, &f32)| if a == b { 0.0 } else { f64::from((a - b).abs()) };
+        let diff = |(a, b): (&f32, &f32)| {
+            let same = a.is_infinite() && a.total_cmp(b).is_eq();
+            if same { 0.0 } else { f64::from((a - b).abs()) }
+        };
         let max_abs = ours.data.iter().zip(&theirs.data).map(diff).fold(0.0, nan_max);
         Self {
             name: name.to_owned(),
@@ -125,9 +128,11 @@ pub fn wrong_experts(ours: &Array, theirs: &Array, scores: &Array, margin: f32) 
     let wrong = |row: usize| {
         let score = scores.row(row);
         let pairs = ours.row(row).iter().zip(theirs.row(row));
-        pairs.filter(|(a, b)| a != b).any(|(a, b)| match (at(score, *a), at(score, *b)) {
-            (Some(a), Some(b)) => (a - b).abs() >= margin,
-            _ => true,
+        pairs.filter(|(a, b)| a.total_cmp(b).is_ne()).any(|(a, b)| {
+            match (at(score, *a), at(score, *b)) {
+                (Some(a), Some(b)) => (a - b).abs() >= margin,
+                _ => true,
+            }
         })
     };
     (0..theirs.rows()).filter(|row| wrong(*row)).collect()
@@ -170,6 +175,7 @@ fn at(scores: &[f32], id: f32) -> Option<f32> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "these values are exact")]
 mod tests {
     use super::*;
 

@@ -91,6 +91,6 @@ impl Dims {
 
     /// Compressed rows visible to the token at position `pos` of a layer with this ratio.
     pub fn n_comp(ratio: usize, pos: u32) -> usize {
-        if ratio == 0 { 0 } else { (pos as usize + 1) / ratio }
+        (pos as usize + 1).checked_div(ratio).unwrap_or(0)
     }
 }

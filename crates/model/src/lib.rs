@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod adversarial;
 mod bind;
 mod check;
 pub mod compare;

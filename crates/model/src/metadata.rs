@@ -215,18 +215,18 @@ impl Reader<'_> {
         let all = self.gguf.metadata().u32s(&full(key::RATIOS))?;
         let ratios = |n: usize| all[..n].iter().map(|r| *r as usize).collect();
         match all.len().checked_sub(n_layer) {
-            Some(0) => Ok(ratios(n_layer)),
-            Some(1) if all[n_layer] == 0 => Ok(ratios(n_layer)),
-            Some(1) => Err(self.wrong(
+            Some(1) if all[n_layer] != 0 => Err(self.wrong(
                 key::RATIOS,
                 format!("{} for the MTP block", all[n_layer]),
                 "0 for the MTP block",
             )),
-            Some(_) => {
+            Some(0 | 1) => Ok(ratios(n_layer)),
+            // One entry per layer and three MTP stages.
+            Some(3) => {
                 let found = format!("{} has {} entries", full(key::RATIOS), all.len());
                 Err(self.later_release(&format!("{found} for {n_layer} layers")))
             }
-            None => Err(self.wrong(
+            _ => Err(self.wrong(
                 key::RATIOS,
                 format!("{} values", all.len()),
                 &format!("{n_layer} (one per layer), or one more for the MTP block"),
@@ -244,6 +244,7 @@ impl Reader<'_> {
 }
 
 /// An [`Error::Mismatch`].
+#[expect(clippy::needless_pass_by_value, reason = "numbers and texts alike")]
 pub(crate) fn mismatch(file: &str, key: &str, found: impl ToString, expected: &str) -> Error {
     Error::Mismatch {
         file: file.to_owned(),

@@ -53,6 +53,7 @@ impl Array {
     }
 
     /// The first `n` elements of the first dimension, or all if there are fewer.
+    #[must_use]
     pub fn head(&self, n: usize) -> Self {
         let n = n.min(self.rows());
         let mut shape = self.shape.clone();
@@ -108,8 +109,11 @@ pub fn header(elem: Elem, shape: &[usize]) -> io::Result<Vec<u8>> {
         Elem::I32 => "<i4",
         Elem::I64 => "<i8",
     };
-    let sizes: String = shape.iter().map(|n| format!("{n},")).collect();
-    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    // A tuple of one needs its comma, an empty one must not have any.
+    let (sizes, comma) = (sizes.join(","), if sizes.is_empty() { "" } else { "," });
+    let mut text =
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}{comma}), }}");
     // Magic, version and length take 10 bytes; the data begins at a multiple of 64.
     let len = (10 + text.len() + 1).next_multiple_of(64) - 10;
     text.push_str(&" ".repeat(len - text.len() - 1));

@@ -2,6 +2,7 @@
 
 /// How a profile rounds (architecture.md §2.0). One value for a loaded model; never changed while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, each with a meaning")]
 pub struct Numerics {
     /// E4M3 round trip of the non-rope part of every attention row, blocks of 64 (§6.9).
     pub kv_fp8: bool,

@@ -97,7 +97,7 @@ pub struct HyperWeights {
     pub scale: Vec<f32>,
 }
 
-/// One compressor (§2.7): of attention rows (`dim` = head_dim) or of index rows (`dim` = index_dim).
+/// One compressor (§2.7): of attention rows (`dim` = `head_dim`) or of index rows (`index_dim`).
 #[derive(Clone, Debug)]
 pub struct CompressorWeights {
     /// `[lanes · dim, n_embd]`.

@@ -1,20 +1,18 @@
 //! Header of a synthetic file: the metadata that describes a shape, and the directory.
 
-use std::ops::Range;
+use ds4_gguf::Value;
+use ds4_gguf::write::Draft;
 
-use ds4_gguf::ValueType;
-
-use super::{Part, spec_bytes};
-use crate::Dims;
+use super::Part;
 use crate::metadata::{ARCH, full, key};
-
-/// Alignment of every tensor.
-const ALIGNMENT: usize = 32;
+use crate::{Dims, Result};
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Meta {
     U32(u32),
+    #[cfg(test)]
+    U64(u64),
     F32(f32),
     Bool(bool),
     Str(String),
@@ -85,72 +83,24 @@ pub(crate) fn metadata(d: &Dims, name: &str) -> Vec<(String, Meta)> {
     all
 }
 
-/// The file's bytes up to the data, and where each part lies in the file.
-pub(crate) fn header(meta: &[(String, Meta)], parts: &[Part]) -> (Vec<u8>, Vec<Range<usize>>) {
-    let mut out = b"GGUF\x03\0\0\0".to_vec();
-    out.extend((parts.len() as u64).to_le_bytes());
-    out.extend((meta.len() as u64).to_le_bytes());
+/// A file's metadata and tensors, to be laid out.
+pub(crate) fn draft(name: &str, meta: &[(String, Meta)], parts: &[Part]) -> Result<Draft> {
+    let mut draft = Draft::new(name);
     for (key, value) in meta {
-        string(&mut out, key);
-        put(&mut out, value);
+        match value {
+            Meta::U32(n) => draft.set(key, Value::U32(*n))?,
+            #[cfg(test)]
+            Meta::U64(n) => draft.set(key, Value::U64(*n))?,
+            Meta::F32(x) => draft.set(key, Value::F32(*x))?,
+            Meta::Bool(b) => draft.set(key, Value::Bool(*b))?,
+            Meta::Str(s) => draft.set(key, Value::Str(s))?,
+            Meta::I32s(all) => draft.set_i32s(key, all),
+            Meta::F32s(all) => draft.set_f32s(key, all),
+            Meta::Strs(all) => draft.set_strs(key, all.iter().map(String::as_str)),
+        }
     }
-    let mut offset = 0;
-    let mut ranges = Vec::with_capacity(parts.len());
     for part in parts {
-        string(&mut out, &part.spec.name);
-        out.extend(u32::try_from(part.spec.dims.len()).expect("at most 3").to_le_bytes());
-        part.spec.dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
-        out.extend(part.ty.id().to_le_bytes());
-        out.extend((offset as u64).to_le_bytes());
-        let len = spec_bytes(&part.spec, part.ty);
-        ranges.push(offset..offset + len);
-        offset = (offset + len).next_multiple_of(ALIGNMENT);
+        draft.tensor(&part.spec.name, &part.spec.dims, part.ty)?;
     }
-    out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
-    let start = out.len();
-    (out, ranges.into_iter().map(|r| r.start + start..r.end + start).collect())
-}
-
-fn string(out: &mut Vec<u8>, s: &str) {
-    out.extend((s.len() as u64).to_le_bytes());
-    out.extend(s.as_bytes());
-}
-
-fn put(out: &mut Vec<u8>, value: &Meta) {
-    let ty = |out: &mut Vec<u8>, ty: ValueType| out.extend(ty.id().to_le_bytes());
-    let array = |out: &mut Vec<u8>, elem: ValueType, n: usize| {
-        out.extend(ValueType::Array.id().to_le_bytes());
-        out.extend(elem.id().to_le_bytes());
-        out.extend((n as u64).to_le_bytes());
-    };
-    match value {
-        Meta::U32(n) => {
-            ty(out, ValueType::U32);
-            out.extend(n.to_le_bytes());
-        }
-        Meta::F32(x) => {
-            ty(out, ValueType::F32);
-            out.extend(x.to_le_bytes());
-        }
-        Meta::Bool(b) => {
-            ty(out, ValueType::Bool);
-            out.push(u8::from(*b));
-        }
-        Meta::Str(s) => {
-            ty(out, ValueType::Str);
-            string(out, s);
-        }
-        Meta::I32s(all) => {
-            array(out, ValueType::I32, all.len());
-            all.iter().for_each(|n| out.extend(n.to_le_bytes()));
-        }
-        Meta::F32s(all) => {
-            array(out, ValueType::F32, all.len());
-            all.iter().for_each(|x| out.extend(x.to_le_bytes()));
-        }
-        Meta::Strs(all) => {
-            array(out, ValueType::Str, all.len());
-            all.iter().for_each(|s| string(out, s));
-        }
-    }
+    Ok(draft)
 }

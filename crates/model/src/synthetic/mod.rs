@@ -85,7 +85,7 @@ impl Types {
     };
 
     /// The format of one tensor.
-    pub(crate) fn of(&self, spec: &TensorSpec) -> TensorType {
+    pub(crate) fn of(self, spec: &TensorSpec) -> TensorType {
         let is = |part: &str| spec.name.contains(part);
         match spec.form {
             Form::Ids => TensorType::I32,
@@ -164,15 +164,16 @@ pub(crate) fn build(
     parts: &[Part],
     fill: impl Fn(&Part, usize, &mut [u8]) + Sync,
 ) -> Result<Gguf> {
-    let (head, ranges) = header::header(meta, parts);
-    let len = ranges.last().map_or(head.len(), |r| r.end);
+    let layout = header::draft(name, meta, parts)?.layout()?;
+    let (head, len) = (layout.header(), layout.file_bytes());
     let memory = Memory::zeroed(len);
     let mut memory = memory.map_err(|e| Error::Memory(format!("{len} bytes of weights: {e}")))?;
     let (start, mut rest) = memory.as_mut_slice().split_at_mut(head.len());
-    start.copy_from_slice(&head);
+    start.copy_from_slice(head);
     let mut work = Vec::new();
     let mut pos = head.len();
-    for (part, range) in parts.iter().zip(ranges) {
+    for (part, tensor) in parts.iter().zip(layout.tensors()) {
+        let range = tensor.range.clone();
         let (_, from) = rest.split_at_mut(range.start - pos);
         let (bytes, after) = from.split_at_mut(range.len());
         (rest, pos) = (after, range.end);

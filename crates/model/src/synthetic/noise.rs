@@ -143,12 +143,16 @@ pub(crate) fn fill(ty: TensorType, noise: Noise, rng: &mut Rng, out: &mut [u8]) 
 
 fn each<const N: usize>(out: &mut [u8], mut value: impl FnMut() -> [u8; N]) {
     let (values, _) = out.as_chunks_mut::<N>();
-    values.iter_mut().for_each(|v| *v = value());
+    for v in values {
+        *v = value();
+    }
 }
 
 fn bits(out: &mut [u8], rng: &mut Rng) {
     let (words, rest) = out.as_chunks_mut::<8>();
-    words.iter_mut().for_each(|w| *w = rng.next().to_le_bytes());
+    for w in words {
+        *w = rng.next().to_le_bytes();
+    }
     let last = rng.next().to_le_bytes();
     rest.copy_from_slice(&last[..rest.len()]);
 }

@@ -181,6 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::excessive_precision, reason = "as published")]
     fn probe_values_are_the_published_ones() {
         let model = tiny();
         assert!(model.has_mtp());
