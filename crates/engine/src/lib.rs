@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod cancel;
 mod decode;
 mod dialogue;
@@ -22,6 +23,7 @@ mod stats;
 mod stop;
 pub mod testing;
 
+pub use answer::{AnswerReader, Event, stop_ids};
 pub use cancel::Cancel;
 pub use decode::{Decode, End, Limits, OnToken};
 pub use dialogue::Dialogue;

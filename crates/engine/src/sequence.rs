@@ -186,13 +186,12 @@ impl Sequence {
     /// Remembers the present end, however far the sequence will grow: by a mark where the backend
     /// keeps them, else by its saved state.
     pub fn snapshot(&self, runner: &mut dyn Runner) -> Result<Snapshot> {
-        let state = match runner.mark(self.id)? {
-            Some(mark) => State::Mark(mark),
-            None => {
-                let mut bytes = Vec::new();
-                runner.save_seq(self.id, &mut bytes)?;
-                State::Saved(bytes)
-            }
+        let state = if let Some(mark) = runner.mark(self.id)? {
+            State::Mark(mark)
+        } else {
+            let mut bytes = Vec::new();
+            runner.save_seq(self.id, &mut bytes)?;
+            State::Saved(bytes)
         };
         Ok(Snapshot { len: self.tokens.len(), row: self.logits().to_vec(), state })
     }

@@ -107,7 +107,7 @@ impl Session {
             on_token(token, row)
         })?;
         (stats.ttft, stats.generated_tokens) = (ttft, ids.len());
-        stats.generation = start.elapsed() - stats.prefill;
+        stats.generation = start.elapsed().saturating_sub(stats.prefill);
         Ok(Generated { ids, end, stats })
     }
 }

@@ -1,0 +1,460 @@
+//! What was typed: every flag, its type and its help, nothing resolved. See `options.rs` for meaning.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+
+/// The command line of `ds4`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ds4",
+    version,
+    about = "DeepSeek V4 Flash on this machine",
+    before_help = "Without a command: a chat, or with -p or --prompt-file one answer. The answer goes \
+        to stdout, all else to stderr. On a terminal, thinking is grey; elsewhere it stands \
+        between <think> and </think>.",
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    /// What to do instead of a chat.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of the chat and of one answer.
+    #[command(flatten)]
+    pub chat: ChatArgs,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a model file: metadata, tensors, sizes, memory at a context length
+    Inspect(InspectArgs),
+    /// Turn strings into token ids (JSON on stdin and stdout)
+    Tokenize(TokenizeArgs),
+    /// Turn token ids into text (JSON on stdin and stdout)
+    Detokenize(VocabArgs),
+    /// Render conversations into prompts (JSON on stdin and stdout)
+    Render(RenderArgs),
+    /// Parse raw model output into thinking, content and tool calls (JSON on stdin and stdout)
+    Parse(ParseArgs),
+    /// Write the logits of every position of a prompt to a .npy file
+    Logits(LogitsArgs),
+    /// Measure prefill and generation speed at growing context lengths
+    Bench(BenchArgs),
+}
+
+/// Which model, on what.
+#[expect(clippy::struct_excessive_bools, reason = "they are flags")]
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// Model file [default: ds4flash.gguf in this directory, else the built-in demo model]
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// File with the MTP block, which drafts tokens that the model then verifies
+    #[arg(long, value_name = "FILE")]
+    pub mtp: Option<PathBuf>,
+    /// Tokens to draft in a step when an MTP block is loaded; 0 never drafts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u8).range(0..=15))]
+    pub mtp_draft: u8,
+    /// Accepted for compatibility: drafts are always verified exactly, so no margin applies
+    #[arg(long, value_name = "F", default_value_t = 3.0, value_parser = margin)]
+    pub mtp_margin: f64,
+    /// CPU threads [default: one for each core]
+    #[arg(short, long, value_name = "N", env = "DS4_THREADS", value_parser = value_parser!(u16).range(1..=4096))]
+    pub threads: Option<u16>,
+    /// Where to compute; this build has cpu
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<Backend>,
+    /// Same as --backend cpu
+    #[arg(long, conflicts_with_all = ["backend", "cuda", "metal"])]
+    pub cpu: bool,
+    /// Same as --backend cuda
+    #[arg(long, conflicts_with_all = ["backend", "metal"])]
+    pub cuda: bool,
+    /// Same as --backend metal
+    #[arg(long, conflicts_with = "backend")]
+    pub metal: bool,
+    /// Accepted for compatibility: results are always exact
+    #[arg(long)]
+    pub quality: bool,
+    /// Read the whole model into memory before the first token
+    #[arg(long)]
+    pub warm_weights: bool,
+    /// Accepted for compatibility: the CPU takes no lock
+    #[arg(long)]
+    pub no_lock: bool,
+    #[command(flatten)]
+    pub unavailable: UnavailableArgs,
+}
+
+/// Options of the C engine that this build refuses, so that none is silently ignored.
+#[expect(clippy::struct_field_names, reason = "the flags have this prefix")]
+#[derive(Args, Debug)]
+pub(crate) struct UnavailableArgs {
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub dir_steering_file: Option<PathBuf>,
+    #[arg(long, hide = true, value_name = "F", allow_negative_numbers = true)]
+    pub dir_steering_ffn: Option<f32>,
+    #[arg(long, hide = true, value_name = "F", allow_negative_numbers = true)]
+    pub dir_steering_attn: Option<f32>,
+}
+
+/// A place to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    Metal,
+    Cuda,
+    Cpu,
+}
+
+/// Flags without a subcommand.
+#[derive(Args, Debug)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub thinking: ThinkingArgs,
+    #[command(flatten)]
+    pub diagnostics: DiagnosticArgs,
+}
+
+/// What to say to the model.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Prompt")]
+pub(crate) struct PromptArgs {
+    /// Answer this and exit; a text that begins with the BOS literal is taken as already rendered
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// Answer the text of this file and exit
+    #[arg(long, value_name = "FILE")]
+    pub prompt_file: Option<PathBuf>,
+    /// System prompt, also as -sys; an empty text means none
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "You are a helpful assistant",
+        allow_hyphen_values = true
+    )]
+    pub system: String,
+    /// Context length in tokens
+    #[arg(short, long, value_name = "N", default_value_t = 32_768, value_parser = value_parser!(u32).range(1..))]
+    pub ctx: u32,
+}
+
+/// How to choose tokens.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Tokens of an answer at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50_000)]
+    pub tokens: u32,
+    /// Temperature; 0 always takes the most probable token
+    #[arg(long, value_name = "F", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub temp: f32,
+    /// Keep the most probable tokens that hold this share of the probability
+    #[arg(long, value_name = "F", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub top_p: f32,
+    /// Keep this many of the most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: u32,
+    /// Keep tokens at least this probable relative to the most probable one
+    #[arg(long, value_name = "F", default_value_t = 0.05, allow_negative_numbers = true)]
+    pub min_p: f32,
+    /// Seed of the random numbers [default: from the clock]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// Whether to think.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Thinking")]
+pub(crate) struct ThinkingArgs {
+    /// Think before answering; the default
+    #[arg(long, conflicts_with_all = ["think_max", "nothink"])]
+    pub think: bool,
+    /// Think with maximum effort; needs --ctx 393216 or more
+    #[arg(long, conflicts_with = "nothink")]
+    pub think_max: bool,
+    /// Answer at once
+    #[arg(long)]
+    pub nothink: bool,
+}
+
+/// Instead of an answer.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Diagnostics")]
+pub(crate) struct DiagnosticArgs {
+    /// Show the model, as `ds4 inspect` does
+    #[arg(long)]
+    pub inspect: bool,
+    /// With --inspect: as JSON
+    #[arg(long, requires = "inspect")]
+    pub json: bool,
+    /// Show the tokens of the prompt text as it stands, control literals recognised
+    #[arg(long)]
+    pub dump_tokens: bool,
+    /// Write the log probabilities of a greedy answer to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub dump_logprobs: Option<PathBuf>,
+    /// Entries of each step of --dump-logprobs
+    #[arg(long, value_name = "K", default_value_t = 20, value_parser = value_parser!(u8).range(1..=128))]
+    pub logprobs_top_k: u8,
+    /// Score a text: its perplexity, token by token
+    #[arg(long, value_name = "FILE")]
+    pub perplexity_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub unavailable: UnavailableDiagnosticArgs,
+}
+
+/// Diagnostics of the C engine that this build refuses.
+#[expect(clippy::struct_excessive_bools, reason = "they are flags")]
+#[derive(Args, Debug)]
+pub(crate) struct UnavailableDiagnosticArgs {
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub imatrix_dataset: Option<PathBuf>,
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub imatrix_out: Option<PathBuf>,
+    #[arg(long, hide = true, value_name = "N")]
+    pub imatrix_max_prompts: Option<u32>,
+    #[arg(long, hide = true, value_name = "N")]
+    pub imatrix_max_tokens: Option<u32>,
+    #[arg(long, hide = true)]
+    pub head_test: bool,
+    #[arg(long, hide = true)]
+    pub first_token_test: bool,
+    #[arg(long, hide = true)]
+    pub metal_graph_test: bool,
+    #[arg(long, hide = true)]
+    pub metal_graph_full_test: bool,
+    #[arg(long, hide = true)]
+    pub metal_graph_prompt_test: bool,
+}
+
+/// `ds4 inspect`.
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// Model file
+    pub file: PathBuf,
+    /// File with the MTP block
+    #[arg(long, value_name = "FILE")]
+    pub mtp: Option<PathBuf>,
+    /// Context length to show the memory for, besides a few usual ones
+    #[arg(short, long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Everything as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A command that reads a vocabulary.
+#[derive(Args, Debug)]
+pub(crate) struct VocabArgs {
+    /// Model file; only its vocabulary is read [default: as for a chat]
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// JSON on stdin and stdout; the only format
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ds4 tokenize`.
+#[derive(Args, Debug)]
+pub(crate) struct TokenizeArgs {
+    #[command(flatten)]
+    pub vocab: VocabArgs,
+    /// Do not recognise added tokens: literals are ordinary text
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// `ds4 render`.
+#[derive(Args, Debug)]
+pub(crate) struct RenderArgs {
+    #[command(flatten)]
+    pub vocab: VocabArgs,
+    /// Release of the prompt format
+    #[arg(long, value_name = "P", default_value = "2604", value_parser = ["2604", "2607"])]
+    pub profile: String,
+}
+
+/// `ds4 parse`.
+#[derive(Args, Debug)]
+pub(crate) struct ParseArgs {
+    /// JSON on stdin and stdout; the only format
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ds4 logits`.
+#[derive(Args, Debug)]
+pub(crate) struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// JSON array of token ids, or an object whose "prompt" is one
+    #[arg(long, value_name = "FILE")]
+    pub tokens: PathBuf,
+    /// Result: f32 of shape [tokens, vocabulary]
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Roundings: plain is the bare architecture in f32, official adds FP8 rows and FP4 index rows,
+    /// ds4 adds int8 activations [default: ds4 with the angles the model was trained with]
+    #[arg(long, value_name = "MODE")]
+    pub numerics: Option<NumericsArg>,
+    /// Tokens in a call at most [default: as many as the backend takes]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub chunk: Option<u32>,
+    /// Write every intermediate value to this directory, one .npy file each
+    #[arg(long, value_name = "DIR")]
+    pub stages: Option<PathBuf>,
+}
+
+/// Roundings of the reference implementations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NumericsArg {
+    Plain,
+    Ds4,
+    Official,
+}
+
+/// `ds4 bench`.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Text to prefill, tokenised as it stands
+    #[arg(long, value_name = "FILE", conflicts_with = "chat_prompt_file")]
+    pub prompt_file: Option<PathBuf>,
+    /// Text to prefill, rendered as a user's message
+    #[arg(long, value_name = "FILE")]
+    pub chat_prompt_file: Option<PathBuf>,
+    /// With --chat-prompt-file: system prompt, also as -sys
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "You are a helpful assistant",
+        allow_hyphen_values = true
+    )]
+    pub system: String,
+    /// First context length
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(1..))]
+    pub ctx_start: u32,
+    /// Last context length
+    #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = value_parser!(u32).range(1..))]
+    pub ctx_max: u32,
+    /// Capacity to allocate [default: ctx-max + gen-tokens + 1]
+    #[arg(long, value_name = "N")]
+    pub ctx_alloc: Option<u32>,
+    /// Tokens between context lengths
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(1..))]
+    pub step_incr: u32,
+    /// Factor between context lengths, used instead of --step-incr when above 1
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = step_mul)]
+    pub step_mul: f64,
+    /// Tokens to generate at each context length
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub gen_tokens: u32,
+    /// Write the CSV here [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write machine, model and rows here as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Add columns: latencies, bytes read per token, GB/s, share of the measured read bandwidth
+    #[arg(long)]
+    pub wide: bool,
+    /// Random weights of the real shape instead of a file, and seeded token ids as the prompt
+    #[arg(long, conflicts_with_all = ["model", "mtp", "prompt_file", "chat_prompt_file"])]
+    pub synthetic: bool,
+    /// With --synthetic: layers of the model [default: all 43]
+    #[arg(long, value_name = "N", requires = "synthetic", value_parser = value_parser!(u16).range(1..=43))]
+    pub layers: Option<u16>,
+}
+
+fn margin(text: &str) -> Result<f64, String> {
+    float_in(text, 0.0, 1000.0)
+}
+
+fn step_mul(text: &str) -> Result<f64, String> {
+    float_in(text, 1.0, 1024.0)
+}
+
+fn float_in(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (low..=high).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("must be between {low} and {high}"))
+    }
+}
+
+/// The arguments as clap understands them: `-sys` is `--system`, and a program called `ds4-bench`
+/// is `ds4 bench`. Also returns the name to put before messages.
+pub(crate) fn normalise(argv: impl IntoIterator<Item = OsString>) -> (&'static str, Vec<OsString>) {
+    let mut argv = argv.into_iter();
+    let program = argv.next().map(PathBuf::from).unwrap_or_default();
+    let (tool, command) = match program.file_stem().and_then(|stem| stem.to_str()) {
+        Some("ds4-bench") => ("ds4-bench", Some("bench")),
+        Some("ds4-eval") => ("ds4-eval", Some("eval")),
+        _ => ("ds4", None),
+    };
+    let mut out = vec![OsString::from("ds4")];
+    out.extend(command.map(OsString::from));
+    // Only options may be renamed: the value behind a flag stays as it is.
+    let mut is_value = false;
+    for arg in argv {
+        let is_sys = !is_value && arg == "-sys";
+        is_value = !is_value && VALUED_TEXT.iter().any(|flag| arg == *flag);
+        out.push(if is_sys { "--system".into() } else { arg });
+        is_value |= is_sys;
+    }
+    (tool, out)
+}
+
+/// Flags whose value is free text, which may well be `-sys`.
+const VALUED_TEXT: [&str; 3] = ["-p", "--prompt", "--system"];
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn normal(args: &[&str]) -> (&'static str, Vec<String>) {
+        let (tool, out) = normalise(args.iter().map(OsString::from));
+        (tool, out.into_iter().map(|s| s.into_string().unwrap()).collect())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sys_is_an_option_but_not_a_value() {
+        let (tool, args) = normal(&["/usr/bin/ds4", "-sys", "-sys", "-p", "-sys", "-c", "9"]);
+        assert_eq!(tool, "ds4");
+        assert_eq!(args, ["ds4", "--system", "-sys", "-p", "-sys", "-c", "9"]);
+        let cli = Cli::try_parse_from(args).unwrap();
+        assert_eq!(cli.chat.prompt.system, "-sys");
+        assert_eq!(cli.chat.prompt.prompt.as_deref(), Some("-sys"));
+    }
+
+    #[test]
+    fn a_link_named_for_a_tool_is_its_subcommand() {
+        let (tool, args) = normal(&["./ds4-bench", "--gen-tokens", "3"]);
+        assert_eq!((tool, &args[1][..]), ("ds4-bench", "bench"));
+        let Some(Command::Bench(bench)) = Cli::try_parse_from(args).unwrap().command else {
+            panic!("not a bench");
+        };
+        assert_eq!(bench.gen_tokens, 3);
+    }
+}

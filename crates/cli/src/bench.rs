@@ -1,0 +1,198 @@
+//! `ds4 bench`: prefill and generation speed at growing context lengths.
+//!
+//! One sequence walks the context lengths. At each, only the tokens since the last one are prefilled;
+//! then the sequence is marked, decodes greedily with the end token skipped, and is set back.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ds4_cpu::{Pool, speed};
+use ds4_engine::{Cancel, Dialogue, Sequence, argmax, per_second};
+use ds4_model::{ModelFile, Numerics, Runner, TokenId};
+use ds4_text::Tokenizer;
+
+use crate::bench_report::{Report, Row, Wide};
+use crate::load::{self, Loaded};
+use crate::machine::{self, Machine, check_memory, gib};
+use crate::options::{Bench, Subject};
+use crate::{read_bytes, terminal};
+
+/// Seed of synthetic weights and tokens: equal runs measure equal work.
+const SEED: u64 = 1;
+
+/// Runs the command.
+pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
+    let machine = Machine::look();
+    let Loaded { mut runner, file, threads, .. } = open(options)?;
+    let runner = &mut *runner;
+    let cap = options.ctx_alloc;
+    check_memory(runner.seq_bytes(cap), "the context", "use a smaller --ctx-max")?;
+    let tokens = tokens(options, &file)?;
+    let needed = *options.frontiers.last().expect("there is a first one") as usize;
+    if tokens.len() < needed {
+        let have = tokens.len();
+        bail!("the prompt has {have} tokens, --ctx-max is {needed}: use a longer prompt file");
+    }
+    let bandwidth = options.is_wide.then(|| speed::read_bandwidth(&Pool::new(threads)));
+    let mut report = Report::new(tool, options, &machine, &file, threads, bandwidth)?;
+    let eos = load::tokenizer(&file.gguf).ok().map(|text| TokenId(text.specials().eos));
+    let mut bench = Walk { runner, seq: None, file: &file, eos, bandwidth };
+    for &frontier in &options.frontiers {
+        let prompt = &tokens[..frontier as usize];
+        report.row(bench.measure(prompt, cap, options.gen_tokens)?)?;
+    }
+    report.finish()
+}
+
+fn open(options: &Bench) -> Result<Loaded> {
+    let Subject::Synthetic { n_layer } = options.subject else {
+        return load::open(&options.model, Numerics::PROFILE_G);
+    };
+    let wanted = ds4_model::synthetic::flash_bytes(n_layer);
+    let free = machine::available_bytes();
+    if wanted > free {
+        let advice = match ds4_model::synthetic::layers_that_fit(free) {
+            Some(n) => format!("--layers {n} is the most that fits"),
+            None => "not even one layer fits".to_owned(),
+        };
+        let (wanted, free) = (gib(wanted), gib(free));
+        bail!("out of memory: {n_layer} layers take {wanted}, {free} are free; {advice}");
+    }
+    eprintln!("ds4: making {n_layer} layers of random weights, {}", gib(wanted));
+    let file = ModelFile::new(ds4_model::synthetic::flash(n_layer, SEED)?, None)?;
+    load::start(file, &options.model, Numerics::PROFILE_G)
+}
+
+/// The tokens to prefill.
+fn tokens(options: &Bench, file: &ModelFile) -> Result<Vec<TokenId>> {
+    let text = |path: &std::path::Path| -> Result<(Tokenizer, String)> {
+        Ok((load::tokenizer(&file.gguf)?, load::read_text(path)?))
+    };
+    let ids = match &options.subject {
+        Subject::Text(path) => {
+            let (tokenizer, text) = text(path)?;
+            tokenizer.encode_with_control(&text)
+        }
+        Subject::Chat { file, system } => {
+            let (tokenizer, text) = text(file)?;
+            return first_turn(&tokenizer, system, &text);
+        }
+        Subject::Synthetic { .. } => {
+            let n = *options.frontiers.last().expect("there is a first one");
+            let n_vocab = file.dims.n_vocab as u64;
+            let id = |i: u32| u32::try_from(splitmix(SEED, i) % n_vocab).expect("below n_vocab");
+            (0..n).map(id).collect()
+        }
+    };
+    Ok(ids.into_iter().map(TokenId).collect())
+}
+
+/// A user's message under a system prompt, up to where the model begins to think.
+fn first_turn(tokenizer: &Tokenizer, system: &str, user: &str) -> Result<Vec<TokenId>> {
+    let mut dialogue = Dialogue::new(system);
+    dialogue.ask(user, true);
+    Ok(dialogue.prompt(tokenizer, false)?)
+}
+
+/// Number `i` of the splitmix64 stream of `seed`.
+fn splitmix(seed: u64, i: u32) -> u64 {
+    let z = seed.wrapping_add(u64::from(i).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// A sequence on its way through the context lengths.
+struct Walk<'a> {
+    runner: &'a mut dyn Runner,
+    seq: Option<Sequence>,
+    file: &'a ModelFile,
+    /// Skipped while decoding; a synthetic model has none.
+    eos: Option<TokenId>,
+    /// Bytes per second, when wanted.
+    bandwidth: Option<f64>,
+}
+
+impl Walk<'_> {
+    /// Prefills up to the end of `prompt`, then decodes and goes back.
+    fn measure(&mut self, prompt: &[TokenId], cap: u32, gen_tokens: usize) -> Result<Row> {
+        let mut seq = match self.seq.take() {
+            Some(seq) => seq,
+            None => Sequence::open(self.runner, cap)?,
+        };
+        let from = seq.tokens().len();
+        let bar = terminal::progress_bar("prefill", prompt.len() - from, "tokens");
+        let start = Instant::now();
+        seq.sync(self.runner, prompt, &Cancel::default(), &mut |n| {
+            bar.set_position((n - from) as u64);
+        })?;
+        let prefill = start.elapsed();
+        bar.finish_and_clear();
+        let kvcache_bytes = self.runner.save_seq(seq.id(), &mut std::io::sink())?;
+        let latencies = self.decode(&mut seq, gen_tokens)?;
+        self.seq = Some(seq);
+        let new = prompt.len() - from;
+        let generation = latencies.iter().sum();
+        Ok(Row {
+            ctx_tokens: prompt.len(),
+            prefill_tokens: new,
+            prefill_tps: per_second(new, prefill),
+            gen_tokens: latencies.len(),
+            gen_tps: per_second(latencies.len(), generation),
+            kvcache_bytes,
+            wide: self.bandwidth.map(|limit| self.wide(prompt.len(), prefill, latencies, limit)),
+        })
+    }
+
+    /// Decodes `n` tokens greedily and sets the sequence back; returns the time of each.
+    fn decode(&mut self, seq: &mut Sequence, n: usize) -> Result<Vec<Duration>> {
+        let snapshot = seq.snapshot(self.runner)?;
+        let mut latencies = Vec::with_capacity(n);
+        let mut row = seq.logits().to_vec();
+        for _ in 0..n {
+            let start = Instant::now();
+            if let Some(eos) = self.eos {
+                row[eos.0 as usize] = f32::NEG_INFINITY;
+            }
+            let next = argmax(&row)?;
+            seq.append(self.runner, &[next], 1)?;
+            row.copy_from_slice(seq.logits());
+            latencies.push(start.elapsed());
+        }
+        seq.restore(self.runner, snapshot).context("cannot go back to the context length")?;
+        Ok(latencies)
+    }
+
+    fn wide(&self, len: usize, ttft: Duration, mut all: Vec<Duration>, bandwidth: f64) -> Wide {
+        let mean = all.iter().sum::<Duration>().as_secs_f64() / all.len().max(1) as f64;
+        all.sort_unstable();
+        let at = |share: f64| {
+            #[expect(clippy::cast_possible_truncation, reason = "an index into `all`")]
+            #[expect(clippy::cast_sign_loss, reason = "a share is positive")]
+            let ix = ((all.len().saturating_sub(1)) as f64 * share).round() as usize;
+            all.get(ix).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+        };
+        let bytes_per_token = read_bytes::weights(&self.file.weights, &self.file.dims)
+            + read_bytes::rows(&self.file.dims, len);
+        let rate = if mean > 0.0 { bytes_per_token as f64 / mean } else { 0.0 };
+        Wide {
+            ttft_ms: ttft.as_secs_f64() * 1e3,
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            bytes_per_token,
+            gb_per_s: rate / 1e9,
+            bandwidth_share: rate / bandwidth,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn synthetic_tokens_are_fixed() {
+        // The published first output of splitmix64 with seed 0 is e220a8397b1dcdaf.
+        assert_eq!(splitmix(0, 0), 0xE220_A839_7B1D_CDAF);
+    }
+}

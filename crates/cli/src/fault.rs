@@ -1,0 +1,61 @@
+//! Errors on their way out: one line on stderr, and the exit status.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use crate::options::Usage;
+
+/// Prints an error after the tool's name and returns the exit status: 2 for wrong usage, 1 for
+/// failure, 0 when only the reader of our output has gone away.
+pub(crate) fn report(tool: &str, error: &anyhow::Error) -> ExitCode {
+    if is_closed_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{tool}: {}", line(error));
+    if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// Whether the reader of our output has gone away.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let is_pipe = |cause: &(dyn Error + 'static)| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let json =
+            cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        kind.or(json) == Some(io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(is_pipe)
+}
+
+/// An error with its causes on one line. A cause that its successor already tells is left out.
+pub(crate) fn line(error: &anyhow::Error) -> String {
+    let mut out = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if out.ends_with(&text) {
+            continue;
+        }
+        if !out.is_empty() {
+            out.push_str(": ");
+        }
+        out.push_str(&text);
+    }
+    out.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn causes_are_joined_on_one_line() {
+        let error = anyhow!("no space\nleft").context("cannot write x");
+        assert_eq!(line(&error), "cannot write x: no space left");
+        let pipe: anyhow::Result<()> =
+            Err(io::Error::from(io::ErrorKind::BrokenPipe)).context("cannot write");
+        assert!(is_closed_pipe(&pipe.unwrap_err()));
+        assert!(!is_closed_pipe(&error));
+    }
+}

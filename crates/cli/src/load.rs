@@ -1,0 +1,116 @@
+//! From options to a model that can run: open, check, prepare, and say so on stderr.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use ds4_cpu::{CpuOptions, CpuRunner};
+use ds4_gguf::Gguf;
+use ds4_model::{ModelFile, Numerics, Runner};
+use ds4_text::Tokenizer;
+
+use crate::machine::gib;
+use crate::options::{Model, Source};
+use crate::{demo, terminal};
+
+/// A model ready to run.
+pub(crate) struct Loaded {
+    /// Computes.
+    pub runner: Box<dyn Runner>,
+    /// Its file.
+    pub file: Arc<ModelFile>,
+    /// Threads it computes with.
+    pub threads: usize,
+}
+
+/// Opens the container alone.
+pub(crate) fn open_gguf(source: &Source) -> Result<Gguf> {
+    Ok(match source {
+        Source::File(path) => Gguf::open(path)?,
+        Source::Demo => demo::open()?,
+    })
+}
+
+/// Reads the vocabulary of a model file, and nothing else of it.
+pub(crate) fn open_vocabulary(source: &Source) -> Result<Tokenizer> {
+    tokenizer(&open_gguf(source)?)
+}
+
+/// The tokenizer of an open file.
+pub(crate) fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
+    Tokenizer::from_gguf(gguf).with_context(|| gguf.name().to_owned())
+}
+
+/// Opens a model and prepares the backend.
+pub(crate) fn open(model: &Model, numerics: Numerics) -> Result<Loaded> {
+    start(open_file(model)?, model, numerics)
+}
+
+/// Opens a model and prepares the CPU, for what only its runner can do.
+pub(crate) fn open_cpu(model: &Model, numerics: Numerics) -> Result<(CpuRunner, Arc<ModelFile>)> {
+    start_cpu(open_file(model)?, model, numerics)
+}
+
+/// Opens and checks the files of a model.
+fn open_file(model: &Model) -> Result<ModelFile> {
+    if model.source == Source::Demo {
+        eprintln!("ds4: {}", demo::NOTICE);
+    }
+    let gguf = open_gguf(&model.source)?;
+    let mtp = model.mtp.as_deref().map(Gguf::open).transpose()?;
+    Ok(ModelFile::new(gguf, mtp)?)
+}
+
+/// Prepares the backend for a checked model.
+pub(crate) fn start(file: ModelFile, model: &Model, numerics: Numerics) -> Result<Loaded> {
+    let (runner, file) = start_cpu(file, model, numerics)?;
+    let threads = runner.threads();
+    Ok(Loaded { runner: Box::new(runner), file, threads })
+}
+
+fn start_cpu(
+    file: ModelFile,
+    model: &Model,
+    numerics: Numerics,
+) -> Result<(CpuRunner, Arc<ModelFile>)> {
+    if model.is_warm {
+        warm(&file)?;
+    }
+    let mtp = if file.has_mtp() { ", MTP block" } else { "" };
+    eprintln!("ds4: model: {}, {}{mtp}", file.description, gib(file.tensor_bytes()));
+    let file = Arc::new(file);
+    let threads = model.threads.unwrap_or(0);
+    let options = CpuOptions { threads, numerics, ..CpuOptions::default() };
+    let runner = CpuRunner::new(&file, &options)?;
+    eprintln!("ds4: backend: CPU, {} threads", runner.threads());
+    Ok((runner, file))
+}
+
+/// Reads every page of the weights once, so that the first tokens need not wait for the disk.
+fn warm(file: &ModelFile) -> Result<()> {
+    const PAGE: usize = 4096;
+    const STEP: usize = 64 << 20;
+    for gguf in std::iter::once(&file.gguf).chain(&file.mtp) {
+        let data = gguf.data();
+        gguf.advise_willneed(0..data.len())?;
+        let mib = data.len().div_ceil(1 << 20);
+        let bar = terminal::progress_bar("reading weights", mib, "MiB");
+        for (ix, part) in data.chunks(STEP).enumerate() {
+            let sum = part.iter().step_by(PAGE).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+            std::hint::black_box(sum);
+            bar.set_position((((ix + 1) * STEP) >> 20).min(mib) as u64);
+        }
+        bar.finish_and_clear();
+    }
+    Ok(())
+}
+
+/// The text of a prompt file.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let name = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("{name}: not UTF-8 at byte {at}; convert the file to UTF-8")
+    })
+}
