@@ -2,8 +2,20 @@
 //!
 //! `cargo bench -p ds4-cpu --bench kernels -- [THREADS] [TYPE…]`
 
-use ds4_cpu::{Isa, Pool, speed};
+use ds4_cpu::speed::{self, KernelSpeed};
+use ds4_cpu::{Isa, Pool};
 use ds4_gguf::TensorType;
+
+/// Tokens, bytes of weights, and where those lie.
+const CASES: [(usize, usize, &str); 7] = [
+    (1, 256 << 20, "memory"),
+    (1, 256 << 10, "cache"),
+    (2, 256 << 10, "cache"),
+    (4, 256 << 10, "cache"),
+    (16, 256 << 10, "cache"),
+    (64, 64 << 10, "cache"),
+    (256, 64 << 10, "cache"),
+];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
@@ -14,36 +26,31 @@ fn main() {
         "{} threads, read {:.1} GB/s, fork and join {:.2} µs",
         pool.threads(),
         speed::read_bandwidth(&pool) / 1e9,
-        speed::fork_join(&pool) * 1e6
+        speed::fork_join(&pool).median * 1e6
     );
-    println!(
-        "{:8} {:8} {:>6} {:>12} {:>10} {:>10}",
-        "isa", "type", "tokens", "from", "GB/s", "GMAC/s"
-    );
+    println!("isa      type     tokens   from    GB/s  (best)   GMAC/s  (best)");
     for isa in Isa::available() {
         Isa::select(isa);
         for ty in TensorType::ALL.into_iter().filter(|ty| wanted(*ty)) {
-            for (tokens, bytes, from) in [
-                (1, 256 << 20, "memory"),
-                (1, 1 << 20, "cache"),
-                (2, 1 << 20, "cache"),
-                (4, 1 << 20, "cache"),
-                (16, 1 << 20, "cache"),
-                (64, 1 << 20, "cache"),
-                (256, 1 << 20, "cache"),
-            ] {
-                if isa == Isa::Scalar && (tokens > 1 || bytes > 1 << 20) {
-                    continue;
+            for (tokens, bytes, from) in CASES {
+                if isa != Isa::Scalar || tokens == 1 && from == "cache" {
+                    row(&speed::kernel(&pool, ty, tokens, bytes), from);
                 }
-                let s = speed::kernel(&pool, ty, tokens, bytes);
-                println!(
-                    "{:8} {:8} {tokens:>6} {from:>12} {:>10.2} {:>10.2}",
-                    format!("{:?}", s.isa),
-                    ty.name(),
-                    s.bytes_per_s / 1e9,
-                    s.macs_per_s / 1e9
-                );
             }
         }
     }
+}
+
+fn row(s: &KernelSpeed, from: &str) {
+    let per_s = |amount: f64, seconds: f64| amount / seconds / 1e9;
+    println!(
+        "{:8} {:8} {:6} {from:>6} {:7.2} {:7.2} {:8.2} {:7.2}",
+        format!("{:?}", s.isa),
+        s.ty.name(),
+        s.tokens,
+        per_s(s.bytes, s.time.median),
+        per_s(s.bytes, s.time.best),
+        per_s(s.macs, s.time.median),
+        per_s(s.macs, s.time.best),
+    );
 }

@@ -1,6 +1,6 @@
 //! What this machine can do, and what the kernels make of it.
 //!
-//! Every figure is the median of several runs; machines are shared and noisy.
+//! Machines are shared and noisy: every figure is a median, with the best beside it.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,32 +23,46 @@ pub struct KernelSpeed {
     pub isa: Isa,
     /// Tokens that share the weights.
     pub tokens: usize,
-    /// Bytes of weights read per second.
-    pub bytes_per_s: f64,
-    /// Multiply-adds per second: weights × tokens.
-    pub macs_per_s: f64,
+    /// Bytes of weights in the product.
+    pub bytes: f64,
+    /// Multiply-adds in the product: weights × tokens.
+    pub macs: f64,
+    /// How long it takes.
+    pub time: Timing,
 }
 
-/// Median of `runs` timings of `f`, in seconds.
-fn median(runs: usize, mut f: impl FnMut()) -> f64 {
-    f();
-    let mut times: Vec<f64> = (0..runs)
-        .map(|_| {
-            let begin = Instant::now();
-            f();
-            begin.elapsed().as_secs_f64()
-        })
-        .collect();
+/// Seconds per call.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Median: what to expect.
+    pub median: f64,
+    /// Smallest: what is possible when nothing else runs.
+    pub best: f64,
+}
+
+/// Times `f` often; each timing lasts about a millisecond, less than a scheduler's time slice, or
+/// one call.
+fn timing(mut f: impl FnMut()) -> Timing {
+    let mut time = |calls: u32| {
+        let begin = Instant::now();
+        (0..calls).for_each(|_| f());
+        begin.elapsed().as_secs_f64() / f64::from(calls)
+    };
+    time(1);
+    let once = time(1).min(time(1)).max(1e-7);
+    let calls = (1e-3 / once).clamp(1.0, 1e4) as u32;
+    let runs = (0.2 / (once * f64::from(calls))).clamp(7.0, 101.0) as usize;
+    let mut times: Vec<f64> = (0..runs).map(|_| time(calls)).collect();
     times.sort_by(f64::total_cmp);
-    times[runs / 2]
+    Timing { median: times[runs / 2], best: times[0] }
 }
 
-/// Bytes per second that all threads of the pool together read from memory.
+/// Bytes per second that all threads of the pool together read from memory at best.
 pub fn read_bandwidth(pool: &Pool) -> f64 {
     let data = vec![1u64; (256 << 20) / 8];
     let sum = AtomicU64::new(0);
     let chunk = 1 << 14;
-    let seconds = median(7, || {
+    let seconds = timing(|| {
         let next = std::sync::atomic::AtomicUsize::new(0);
         pool.run(|_, _| {
             let mut own = [0u64; 16];
@@ -65,18 +79,16 @@ pub fn read_bandwidth(pool: &Pool) -> f64 {
         });
     });
     black_box(sum.into_inner());
-    (data.len() * 8) as f64 / seconds
+    (data.len() * 8) as f64 / seconds.best
 }
 
 /// Seconds of an empty parallel section.
-pub fn fork_join(pool: &Pool) -> f64 {
-    median(21, || {
-        for _ in 0..100 {
-            pool.run(|t, _| {
-                black_box(t);
-            });
-        }
-    }) / 100.0
+pub fn fork_join(pool: &Pool) -> Timing {
+    timing(|| {
+        pool.run(|t, _| {
+            black_box(t);
+        });
+    })
 }
 
 /// One product with `tokens` tokens and about `bytes` of weights, rows of 4096; with the
@@ -97,24 +109,17 @@ pub fn kernel(pool: &Pool, ty: TensorType, tokens: usize, bytes: usize) -> Kerne
     let mut acts = Acts::new();
     acts.set(pool, &values(&mut rng, tokens * cols), tokens, cols, &[form]);
     let mut y = vec![0.0; rows * tokens];
-    let repeat = (bytes_goal(tokens) / w.len()).max(1);
-    let seconds = median(7, || {
-        for _ in 0..repeat {
-            let mat = Mat { ty, rows, cols, data: &w };
-            matmul(pool, &mut [Job::new(mat, &acts, form, &mut y)]);
-        }
-    }) / repeat as f64;
+    let time = timing(|| {
+        let mat = Mat { ty, rows, cols, data: &w };
+        matmul(pool, &mut [Job::new(mat, &acts, form, &mut y)]);
+    });
     black_box(&y);
     KernelSpeed {
         ty,
         isa: Isa::current(),
         tokens,
-        bytes_per_s: w.len() as f64 / seconds,
-        macs_per_s: (rows * cols * tokens) as f64 / seconds,
+        bytes: w.len() as f64,
+        macs: (rows * cols * tokens) as f64,
+        time,
     }
-}
-
-/// Bytes to stream in one timing, so that it lasts some milliseconds.
-fn bytes_goal(tokens: usize) -> usize {
-    (64 << 20) / tokens
 }

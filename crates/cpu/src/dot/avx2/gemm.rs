@@ -6,10 +6,10 @@ use std::cell::RefCell;
 
 use ds4_gguf::TensorType;
 
-use super::super::panel::Panel;
+use super::super::panel::{Layout, Panel, Quad};
 use super::super::rows::quant;
 use super::super::{LANES, Tile};
-use super::{load, load_ps};
+use super::{load, load_ps, store, store_ps};
 use crate::acts::{ActForm, Quant};
 
 /// Tokens multiplied at a time: their sums stay in registers.
@@ -18,6 +18,45 @@ const TOKENS: usize = 4;
 thread_local! {
     /// Scratch of this thread.
     static PANEL: RefCell<Panel<LANES>> = RefCell::default();
+}
+
+/// Panels of 8 rows.
+struct Avx2;
+
+impl Layout<LANES> for Avx2 {
+    const TIMES: i32 = 0x10001;
+    const SUMS: bool = false;
+
+    fn transpose(rows: &[&[i8; 32]; LANES], quads: &mut [Quad<LANES>; 8]) {
+        // SAFETY: only `panels` fills panels of this layout, and it needs AVX2.
+        unsafe { transpose(rows, quads) }
+    }
+}
+
+/// 8 × 8 values of 32 bits.
+#[target_feature(enable = "avx2")]
+fn transpose(rows: &[&[i8; 32]; LANES], quads: &mut [Quad<LANES>; 8]) {
+    let [a, b, c, d, e, f, g, h] = rows.map(|r| load(r));
+    let pairs = |a, b| (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let ((ab0, ab1), (cd0, cd1)) = (pairs(a, b), pairs(c, d));
+    let ((ef0, ef1), (gh0, gh1)) = (pairs(e, f), pairs(g, h));
+    // Column k of rows a to d in the low half, column k + 4 in the high half; then e to h.
+    let fours = |a0, a1, b0, b1| {
+        [
+            _mm256_unpacklo_epi64(a0, b0),
+            _mm256_unpackhi_epi64(a0, b0),
+            _mm256_unpacklo_epi64(a1, b1),
+            _mm256_unpackhi_epi64(a1, b1),
+        ]
+    };
+    let (low, high) = (fours(ab0, ab1, cd0, cd1), fours(ef0, ef1, gh0, gh1));
+    for k in 0..4 {
+        let first = _mm256_inserti128_si256::<1>(low[k], _mm256_castsi256_si128(high[k]));
+        let upper = _mm256_zextsi128_si256(_mm256_extracti128_si256::<1>(low[k]));
+        let second = _mm256_blend_epi32::<0xf0>(upper, high[k]);
+        store(&mut quads[k], first);
+        store(&mut quads[k + 4], second);
+    }
 }
 
 /// What the sums of a format look like.
@@ -117,7 +156,7 @@ pub(super) unsafe fn tile(t: &Tile<'_>) -> bool {
 fn panels<F: Format>(t: &Tile<'_>) {
     PANEL.with_borrow_mut(|p| {
         for first in (0..t.rows()).step_by(LANES) {
-            p.fill(t.ty, &t.lanes(first), t.cols, 0x10001);
+            p.fill::<Avx2>(t.ty, &t.lanes(first), t.cols);
             for at in (0..t.toks.n).step_by(TOKENS) {
                 match t.toks.n - at {
                     1 => tokens::<F, 1>(t, p, first, at),
@@ -165,12 +204,7 @@ fn product<F: Format, const T: usize>(p: &Panel<LANES>, x: &[Quant<'_>; T]) -> [
             };
         }
     }
-    acc.map(|a| {
-        let mut y = [0.0; LANES];
-        // SAFETY: `y` has room for 8 values; the store needs no alignment.
-        unsafe { _mm256_storeu_ps(y.as_mut_ptr(), a) };
-        y
-    })
+    acc.map(|a| store_ps(a))
 }
 
 /// `Σ min · sum` of block `i`.

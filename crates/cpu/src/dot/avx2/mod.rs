@@ -57,3 +57,20 @@ fn load_ps(b: &[f32; 8]) -> __m256 {
     // SAFETY: 32 readable bytes; the load needs no alignment.
     unsafe { _mm256_loadu_ps(b.as_ptr()) }
 }
+
+/// 32 bytes.
+#[target_feature(enable = "avx2")]
+fn store<T: Copy, const L: usize>(b: &mut [T; L], v: __m256i) {
+    const { assert!(size_of::<T>() * L == 32) };
+    // SAFETY: 32 writable bytes of integers; the store needs no alignment.
+    unsafe { _mm256_storeu_si256(b.as_mut_ptr().cast(), v) }
+}
+
+/// 8 floats.
+#[target_feature(enable = "avx2")]
+fn store_ps(v: __m256) -> [f32; 8] {
+    let mut y = [0.0; 8];
+    // SAFETY: `y` has room for 8 values; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(y.as_mut_ptr(), v) };
+    y
+}

@@ -12,7 +12,7 @@ use ds4_gguf::tables::{E2M1_DOUBLED, IQ2_XXS_GRID, e8m0_half};
 
 use super::super::rows::{RowKernel, rows};
 use super::super::{LANES, Tile};
-use super::{load, load_ps, load16};
+use super::{load, load_ps, load16, store, store_ps};
 use crate::acts::{ActForm, Quant};
 
 /// Computes the tile if there is a kernel for its types; see [`super::super::tile`].
@@ -38,6 +38,13 @@ pub(super) unsafe fn tile(t: &Tile<'_>) -> bool {
 /// The rows as `n` blocks each.
 fn row_blocks<'a, B: Block>(rows: &[&'a [u8]; LANES], n: usize) -> [&'a [B]; LANES] {
     from_fn(|r| &blocks::<B>(rows[r])[..n])
+}
+
+/// Asks for the block of the next rows that lies where this one does.
+#[target_feature(enable = "avx2")]
+fn prefetch<B: Block>(b: &B, row_bytes: usize) {
+    let next = std::ptr::from_ref(b).cast::<i8>().wrapping_add(LANES * row_bytes);
+    _mm_prefetch::<_MM_HINT_T1>(next);
 }
 
 /// The activations of `N` tokens as `n` blocks of `B`.
@@ -70,6 +77,9 @@ fn q8_0<const N: usize, const PER: usize>(
         for k in 0..N {
             let x = load(&q[k][i]);
             let s = from_fn(|r| {
+                if k == 0 {
+                    prefetch(&w[r][i], rows[r].len());
+                }
                 let v = load(&w[r][i].q);
                 let p = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(x, v));
                 _mm256_madd_epi16(p, ones)
@@ -78,7 +88,7 @@ fn q8_0<const N: usize, const PER: usize>(
             acc[k] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(add_up(s)), scale, acc[k]);
         }
     }
-    acc.map(|a| lanes(a))
+    acc.map(|a| store_ps(a))
 }
 
 /// `MXFP4` rows: doubled values up to 12 and half the scale.
@@ -96,6 +106,7 @@ fn mxfp4<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LA
         let dw = load_ps(&w.map(|w| e8m0_half(w[i].e)));
         let mut s = [[_mm256_setzero_si256(); LANES]; N];
         for r in 0..LANES {
+            prefetch(&w[r][i], rows[r].len());
             let codes = load16(&w[r][i].qs);
             let codes = _mm256_set_m128i(_mm_srli_epi16::<4>(codes), codes);
             let v = _mm256_shuffle_epi8(values, _mm256_and_si256(codes, nibble));
@@ -110,7 +121,7 @@ fn mxfp4<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LA
             acc[k] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(add_up(s[k])), scale, acc[k]);
         }
     }
-    acc.map(|a| lanes(a))
+    acc.map(|a| store_ps(a))
 }
 
 /// `Q2_K` rows.
@@ -127,6 +138,7 @@ fn q2_k<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LAN
         let mut s = [[_mm256_setzero_si256(); LANES]; N];
         let mut m = [[_mm256_setzero_si256(); LANES]; N];
         for r in 0..LANES {
+            prefetch(&w[r][i], rows[r].len());
             let p = q2_k_block(&w[r][i], &x256, &sums);
             for k in 0..N {
                 (s[k][r], m[k][r]) = p[k];
@@ -137,7 +149,7 @@ fn q2_k<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LAN
             acc[k] = with_minima(acc[k], (dw, s[k]), (dmin, m[k]), d[k][i]);
         }
     }
-    acc.map(|a| lanes(a))
+    acc.map(|a| store_ps(a))
 }
 
 /// Partial sums of values and of minima of one block.
@@ -217,6 +229,7 @@ fn q4_k<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LAN
         let mut s = [[_mm256_setzero_si256(); LANES]; N];
         let mut m = [[_mm256_setzero_si256(); LANES]; N];
         for r in 0..LANES {
+            prefetch(&w[r][i], rows[r].len());
             let p = q4_k_block(&w[r][i], &x256, &sums);
             for k in 0..N {
                 (s[k][r], m[k][r]) = p[k];
@@ -227,7 +240,7 @@ fn q4_k<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LAN
             acc[k] = with_minima(acc[k], (dw, s[k]), (dmin, m[k]), d[k][i]);
         }
     }
-    acc.map(|a| lanes(a))
+    acc.map(|a| store_ps(a))
 }
 
 /// Partial sums of values and of minima of one block.
@@ -284,6 +297,7 @@ fn iq2_xxs<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; 
         let x256: [&[i8; 256]; N] = from_fn(|k| &q[k][i]);
         let mut s = [[_mm256_setzero_si256(); LANES]; N];
         for r in 0..LANES {
+            prefetch(&w[r][i], rows[r].len());
             let p = iq2_xxs_block(&w[r][i], &x256);
             for k in 0..N {
                 s[k][r] = p[k];
@@ -295,40 +309,87 @@ fn iq2_xxs<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; 
             acc[k] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(add_up(s[k])), scale, acc[k]);
         }
     }
-    acc.map(|a| lanes(a))
+    acc.map(|a| store_ps(a))
 }
 
 /// Partial sums of one block.
 #[target_feature(enable = "avx2")]
 fn iq2_xxs_block<const N: usize>(b: &Iq2Xxs, x: &[&[i8; 256]; N]) -> [__m256i; N] {
+    // Position in `signs` and `scales` of each group.
+    const AT: [usize; 8] = [0, 1, 4, 5, 2, 3, 6, 7];
+    let (signs, scales) = iq2_xxs_signs(b);
+    // Byte `k` of a group's signs to the 8 bytes of quarter `k`, then bit `l` to byte `l`.
+    let spread =
+        _mm256_set_epi64x(0x0303_0303_0303_0303, 0x0202_0202_0202_0202, 0x0101_0101_0101_0101, 0);
+    let bits = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+    let one = _mm256_set1_epi8(1);
     let mut s = [_mm256_setzero_si256(); N];
     for (g, group) in b.groups.iter().enumerate() {
-        let bits = u32::from_le_bytes(group.signs_scale);
-        let at = |k: usize| IQ2_XXS_GRID[usize::from(group.index[k])].cast_signed();
-        let sign = |k: usize| SIGNS[(bits >> (7 * k)) as usize & 127].cast_signed();
-        let size = _mm256_set_epi64x(at(3), at(2), at(1), at(0));
-        let signs = _mm256_set_epi64x(sign(3), sign(2), sign(1), sign(0));
-        let sc = _mm256_set1_epi16((2 * (bits >> 28) + 1) as i16);
+        let [i0, i1, i2, i3] = group.index;
+        let size = _mm256_set_m128i(magnitudes(i2, i3), magnitudes(i0, i1));
+        let v = _mm256_shuffle_epi8(_mm256_set1_epi32(signs[AT[g]]), spread);
+        let v = _mm256_cmpeq_epi8(_mm256_and_si256(v, bits), bits);
+        let signs = _mm256_or_si256(v, one);
+        let scale = _mm256_set1_epi32(scales[AT[g]]);
         for k in 0..N {
             let x = _mm256_sign_epi8(load(&x[k].as_chunks::<32>().0[g]), signs);
-            let p = _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), sc);
+            let p = _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), scale);
             s[k] = _mm256_add_epi32(s[k], p);
         }
     }
     s
 }
 
-/// A byte of 1 or −1 per element for every sign selector (§6.6).
-static SIGNS: [u64; 128] = {
-    let mut t = [0; 128];
+/// The magnitudes of two codebook entries.
+#[target_feature(enable = "avx2")]
+fn magnitudes(i: u8, j: u8) -> __m128i {
+    let (low, high) =
+        (&raw const IQ2_XXS_GRID[usize::from(i)], &raw const IQ2_XXS_GRID[usize::from(j)]);
+    // SAFETY: both point to 8 readable bytes.
+    unsafe { _mm_castpd_si128(_mm_loadh_pd(_mm_load_sd(low.cast()), high.cast())) }
+}
+
+/// Per group, in the order 0, 1, 4, 5, 2, 3, 6, 7: four bytes of eight signs, and the odd scale
+/// 1..=31 in both halves.
+#[target_feature(enable = "avx2")]
+fn iq2_xxs_signs(b: &Iq2Xxs) -> ([i32; 8], [i32; 8]) {
+    let (halves, _) = b.groups.as_chunks::<4>();
+    let a = _mm256_castsi256_ps(load(&halves[0]));
+    let c = _mm256_castsi256_ps(load(&halves[1]));
+    let v = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, c));
+    // Four times seven bits to four bytes.
+    let byte = |k: i32| _mm256_set1_epi32(0x7f << (8 * k));
+    let v01 = _mm256_or_si256(
+        _mm256_and_si256(v, byte(0)),
+        _mm256_and_si256(_mm256_slli_epi32::<1>(v), byte(1)),
+    );
+    let v23 = _mm256_or_si256(
+        _mm256_and_si256(_mm256_slli_epi32::<2>(v), byte(2)),
+        _mm256_and_si256(_mm256_slli_epi32::<3>(v), byte(3)),
+    );
+    let seven = _mm256_or_si256(v01, v23);
+    // The eighth bit is the parity of the seven.
+    let parity = _mm256_broadcastsi128_si256(load16(&PARITY));
+    let folded = _mm256_xor_si256(seven, _mm256_srli_epi16::<4>(seven));
+    let folded = _mm256_and_si256(folded, _mm256_set1_epi8(15));
+    let signs = _mm256_or_si256(seven, _mm256_shuffle_epi8(parity, folded));
+    let scale = _mm256_or_si256(_mm256_srli_epi32::<27>(v), _mm256_set1_epi32(1));
+    let scales = _mm256_or_si256(scale, _mm256_slli_epi32::<16>(scale));
+    let mut out = ([0; 8], [0; 8]);
+    store(&mut out.0, signs);
+    store(&mut out.1, scales);
+    out
+}
+
+/// Bit 7 = parity of the index.
+static PARITY: [u8; 16] = {
+    let mut p = [0; 16];
     let mut i = 0;
-    while i < 1024 {
-        let bits = ds4_gguf::tables::iq2_signs((i / 8) as u8);
-        let byte: u64 = if bits >> (i % 8) & 1 == 1 { 0xff } else { 1 };
-        t[i / 8] |= byte << (8 * (i % 8));
+    while i < 16 {
+        p[i] = ((i as u32).count_ones() as u8 & 1) << 7;
         i += 1;
     }
-    t
+    p
 };
 
 /// `acc + (dw·Σs − dmin·Σm)·dx`.
@@ -361,12 +422,4 @@ fn add_up(s: [__m256i; LANES]) -> __m256i {
     let first = _mm256_inserti128_si256::<1>(low, _mm256_castsi256_si128(high));
     let second = _mm256_zextsi128_si256(_mm256_extracti128_si256::<1>(low));
     _mm256_add_epi32(first, _mm256_blend_epi32::<0xf0>(second, high))
-}
-
-#[target_feature(enable = "avx2")]
-fn lanes(v: __m256) -> [f32; LANES] {
-    let mut y = [0.0; LANES];
-    // SAFETY: `y` has room for 8 values; the store needs no alignment.
-    unsafe { _mm256_storeu_ps(y.as_mut_ptr(), v) };
-    y
 }
