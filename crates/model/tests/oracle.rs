@@ -1,7 +1,8 @@
 //! The committed oracle models load through the normal path and their references are whole.
 
-use ds4_model::testing::{Bounds, Oracle, Parity};
-use ds4_model::{Place, Recorder, Stage};
+use ds4_model::testing::{Bounds, Oracle, Parity, quant};
+use ds4_model::{Fingerprint, Place, Recorder, Stage};
+use sha2::{Digest, Sha256};
 
 #[test]
 fn committed_references_are_whole() {
@@ -39,4 +40,12 @@ fn a_reference_agrees_with_itself_and_not_with_another() {
     let missing = Parity::new(&Recorder::new().take(), plain, weights, 0.0);
     assert!(missing.check(tight).unwrap_err().contains("L0.hidden: not recorded"));
     assert_eq!(plain.hidden().len(), oracle.model.dims.n_layer);
+}
+
+/// The references belong to exactly these weights: whoever changes how they are made makes the
+/// references again (`testdata/oracle/README.md`).
+#[test]
+fn the_quantised_model_is_the_one_of_its_references() {
+    let hex = Fingerprint(Sha256::digest(quant().gguf.data()).into()).to_string();
+    assert_eq!(hex, "3624a2ad9d2432f7ca640002971a71e677a9b791aed408ac0a4915fa288baf08");
 }
