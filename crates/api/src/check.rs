@@ -1,6 +1,7 @@
 //! JSON in, JSON out: what the checking commands do, so that anyone can hold this implementation
 //! against another.
 
+use ds4_text::parse::{Declared, End, Outcome, Parser, ParserOptions};
 use ds4_text::{Detok, Profile, Tokenizer, render};
 use serde_json::{Value, json};
 
@@ -80,6 +81,58 @@ fn render_case(
     };
     let ids = tokenizer.encode_segments(prompt.segments())?;
     Ok(json!({"prompt": prompt.to_text(), "token_ids": ids}))
+}
+
+/// Array of model outputs `{"thinking","raw_without_eos","tools"?,"finish"?}` to array of
+/// `{"reasoning_content","content","tool_calls","finish_reason"}`. Without `tools` every name counts
+/// as declared.
+pub fn parse_json(input: &Value) -> Result<Value, RequestError> {
+    array(input)?.iter().enumerate().map(|(i, case)| parse_case(case, &format!("[{i}]"))).collect()
+}
+
+fn parse_case(case: &Value, path: &str) -> Result<Value, RequestError> {
+    let fields = Fields::of(case, path)?;
+    let raw = fields
+        .str("raw_without_eos")?
+        .ok_or_else(|| RequestError::invalid(format!("{path}: missing field `raw_without_eos`")))?;
+    let declared = match fields.array("tools")? {
+        None => Declared::Any,
+        Some([]) => Declared::None,
+        Some(names) => {
+            let name = |name: &Value| match name {
+                Value::String(name) => Ok(name.clone()),
+                other => Err(wrong(&format!("{path}.tools"), "names", other)),
+            };
+            Declared::Names(names.iter().map(name).collect::<Result<_, _>>()?)
+        }
+    };
+    let end = match fields.str("finish")? {
+        None | Some("stop") => End::Stop,
+        Some("length") => End::Length,
+        Some(other) => {
+            return Err(RequestError::invalid(format!(
+                "{path}.finish: {other:?} is not stop or length"
+            )));
+        }
+    };
+    let thinking = fields.bool("thinking")?.unwrap_or(false);
+    let mut parser = Parser::new(ParserOptions { thinking, declared, ..ParserOptions::default() });
+    parser.push_text(raw.as_bytes());
+    parser.finish(end);
+    Ok(outcome_json(parser.outcome(), end))
+}
+
+fn outcome_json(outcome: &Outcome, end: End) -> Value {
+    let calls: Vec<Value> = outcome
+        .complete_calls()
+        .map(|call| json!({"name": call.name, "arguments": call.arguments}))
+        .collect();
+    json!({
+        "reasoning_content": outcome.reasoning,
+        "content": outcome.content,
+        "tool_calls": calls,
+        "finish_reason": outcome.finish_reason(end).name(),
+    })
 }
 
 fn array(input: &Value) -> Result<&Vec<Value>, RequestError> {

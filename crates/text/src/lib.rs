@@ -9,7 +9,8 @@
 //!
 //! [`render()`] turns a [`Conversation`] into a [`Prompt`], in one of two [`Profile`]s.
 //!
-//! The way out is [`Detok`], which never cuts a character.
+//! The way out is [`Detok`], which never cuts a character, and [`parse::Parser`], which takes the
+//! model's output apart into reasoning, content and tool calls.
 //!
 //! This crate knows no request format, no HTTP and no sampling. "§A.2" in a comment names a section
 //! of the model's token and text protocol.
@@ -24,6 +25,7 @@ mod error;
 pub mod limits;
 mod literal;
 mod message;
+pub mod parse;
 mod prompt;
 mod pyjson;
 pub mod render;
