@@ -137,8 +137,9 @@ impl Recipe {
         match (class, self) {
             (Class::Small, _) | (_, Self::F32) if class != Class::Table => TensorType::F32,
             (Class::Table, _) => TensorType::I32,
-            (_, Self::F16) => TensorType::F16,
-            (Class::Router | Class::Hyper | Class::Position, Self::Q8) => TensorType::F16,
+            (_, Self::F16) | (Class::Router | Class::Hyper | Class::Position, Self::Q8) => {
+                TensorType::F16
+            }
             (_, Self::Q8) => TensorType::Q8_0,
             _ => self.published(class, is_mtp),
         }
