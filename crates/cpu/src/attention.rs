@@ -78,12 +78,12 @@ pub(crate) fn raw_rows(step: &Step<'_>, b: &Block<'_>, a: &mut AttnScratch) {
     step.pool.for_chunks(&mut a.raw[..batch.len() * dim], dim, |t, row| {
         norm::rms_weighted(row, &b.w.kv_norm, eps);
         rotate(row, batch.turns(b.ratio, t));
-        round_row(&model.numerics, model.dims.rope_dim, row);
+        round_row(model.numerics, model.dims.rope_dim, row);
     });
 }
 
 /// How an attention row is stored: all but the rotated channels on the E4M3 grid, then f16.
-fn round_row(numerics: &Numerics, rope_dim: usize, row: &mut [f32]) {
+fn round_row(numerics: Numerics, rope_dim: usize, row: &mut [f32]) {
     if numerics.kv_fp8 {
         let plain = row.len() - rope_dim;
         fp8_round_trip(&mut row[..plain]);

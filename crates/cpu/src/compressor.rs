@@ -10,7 +10,7 @@ use crate::step::Step;
 use crate::{batch::Part, vec_ops};
 
 /// What happens to a row after norm and rotation.
-pub(crate) type Finish = fn(&ds4_model::Numerics, rope_dim: usize, row: &mut [f32]);
+pub(crate) type Finish = fn(ds4_model::Numerics, rope_dim: usize, row: &mut [f32]);
 
 /// Adds the position-in-window bias to the scores of the step's tokens.
 pub(crate) fn add_ape(step: &Step<'_>, ape: &[f32], width: usize, p: &mut Projected) {
@@ -50,7 +50,7 @@ pub(crate) fn compress(
         let turns = &mut local.turns[..dims.rope_dim];
         rope.turns(start, turns);
         rotate(row, turns);
-        finish(&step.model.numerics, dims.rope_dim, row);
+        finish(step.model.numerics, dims.rope_dim, row);
     });
     kv.extend(part.pos0, chunk_kv);
     score.extend(part.pos0, chunk_score);

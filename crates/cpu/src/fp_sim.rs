@@ -51,6 +51,7 @@ pub(crate) fn hadamard(x: &mut [f32]) {
         }
         half *= 2;
     }
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the definition")]
     let scale = (1.0 / (n as f64).sqrt()) as f32;
     for v in x {
         *v *= scale;
@@ -114,6 +115,7 @@ fn round_e2m1(x: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "roundings are exact")]
 mod tests {
     use super::*;
 

@@ -90,6 +90,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, clippy::excessive_precision, reason = "as published")]
 mod tests {
     use super::*;
 

@@ -23,7 +23,7 @@ pub(crate) fn needed(step: &Step<'_>) -> bool {
 }
 
 /// How an index row is stored.
-pub(crate) fn round_row(numerics: &Numerics, _rope_dim: usize, row: &mut [f32]) {
+pub(crate) fn round_row(numerics: Numerics, _rope_dim: usize, row: &mut [f32]) {
     if numerics.index_fp4 {
         hadamard(row);
         fp4_round_trip(row);
@@ -92,8 +92,9 @@ fn queries(step: &Step<'_>, q: &mut [f32], w: &mut [f32]) {
             }
         }
     });
-    let scale = 1.0 / ((heads * dim) as f64).sqrt();
-    vec_ops::scale(&mut w[..batch.len() * heads], scale as f32);
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the definition")]
+    let scale = (1.0 / ((heads * dim) as f64).sqrt()) as f32;
+    vec_ops::scale(&mut w[..batch.len() * heads], scale);
 }
 
 /// The sequence's index rows of this layer.
@@ -132,7 +133,9 @@ fn select(scores: &[f32], keys: &mut [u64], chosen: &mut [u32]) {
     }
     let (best, _, _) = keys[..n].select_nth_unstable_by(k, |a, b| b.cmp(a));
     for (c, key) in chosen.iter_mut().zip(best) {
-        *c = u32::MAX - (*key & u64::from(u32::MAX)) as u32;
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is the row")]
+        let low = *key as u32;
+        *c = u32::MAX - low;
     }
     chosen.sort_unstable();
 }

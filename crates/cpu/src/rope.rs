@@ -27,7 +27,9 @@ impl Rope {
                 f64::from(pos) * self.freqs.double[i]
             };
             let (sin, cos) = angle.sin_cos();
-            (cs[0], cs[1]) = (cos as f32, sin as f32);
+            #[expect(clippy::cast_possible_truncation, reason = "rounded to f32 as the model does")]
+            let turn = (cos as f32, sin as f32);
+            (cs[0], cs[1]) = turn;
         }
     }
 }
@@ -51,6 +53,7 @@ pub(crate) fn rotate_back(x: &mut [f32], turns: &[f32]) {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, clippy::cast_possible_truncation, reason = "exact roundings")]
 mod tests {
     use super::*;
 

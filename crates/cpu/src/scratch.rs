@@ -122,7 +122,7 @@ impl Scratch {
 
     /// Makes the threads' space large enough for sequences of `cap` tokens.
     pub(crate) fn fit(&mut self, dims: &Dims, cap: u32) {
-        let comp = |ratio: &usize| if *ratio == 0 { 0 } else { cap as usize / *ratio };
+        let comp = |ratio: &usize| (cap as usize).checked_div(*ratio).unwrap_or(0);
         let rows = dims.ratios.iter().map(comp).max().unwrap_or(0);
         let seen = |ratio: &usize| match *ratio {
             INDEXED_RATIO => comp(ratio).min(dims.index_top_k),

@@ -6,6 +6,10 @@
 use ds4_model::memory::{CompPlan, LayerPlan, MtpPlan, ROLLBACK_MAX, SeqPlan, Table};
 use ds4_model::{Error, INDEXED_RATIO, Place, Result};
 
+/// [`ROLLBACK_MAX`] as a difference of positions.
+#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+const MARGIN: u32 = ROLLBACK_MAX as u32;
+
 /// The last rows of a growing table; the row of position `p` is in slot `p mod slots`.
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -223,7 +227,7 @@ impl Seq {
     /// Counts `n` tokens whose rows have been written.
     pub(crate) fn advance(&mut self, n: usize) {
         self.len += u32::try_from(n).expect("checked against cap");
-        self.floor = self.floor.max(self.len.saturating_sub(ROLLBACK_MAX as u32));
+        self.floor = self.floor.max(self.len.saturating_sub(MARGIN));
     }
 
     /// Forgets the tokens from position `len` on.
@@ -295,6 +299,7 @@ fn reserve(plan: Table) -> Result<Vec<f32>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "rows are copied")]
 mod tests {
     use super::*;
 

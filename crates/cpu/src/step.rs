@@ -20,7 +20,7 @@ pub(crate) struct Step<'a> {
     pub probe: Option<&'a mut (dyn Probe + 'static)>,
 }
 
-impl<'a> Step<'a> {
+impl Step<'_> {
     /// Whether stages are observed; what only an observer needs is computed only then.
     pub(crate) fn observed(&self) -> bool {
         self.probe.is_some()

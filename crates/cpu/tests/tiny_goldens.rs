@@ -1,6 +1,8 @@
 //! TINY against the published goldens (§8.2): every kind of layer, with and without the simulated
 //! roundings, and the MTP block.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod common;
 
 use std::fmt::Write as _;
@@ -77,4 +79,23 @@ fn simulated_roundings() {
     let close = found.iter().filter(|(_, d)| *d < 2e-3).count();
     let all = found.iter().all(|(_, d)| *d < 2e-2);
     assert!(all && close * 10 >= found.len() * 9, "{}", table("sim", &found));
+}
+
+/// The choice of rows begins exactly where there are more rows than are chosen: a model that
+/// chooses one row more computes the same up to there.
+#[test]
+fn the_indexer_chooses_from_the_first_row_too_many_on() {
+    let few = tiny();
+    let mut more = ds4_model::ModelFile::clone(&few);
+    more.dims.index_top_k += 1;
+    let tokens = common::some_tokens(40, 64, 1);
+    let rows = [few, std::sync::Arc::new(more)].map(|model| {
+        let mut r = runner(&model, Numerics::PLAIN);
+        let seq = r.open_seq(64).unwrap();
+        feed(&mut r, seq, &tokens)
+    });
+    let differs = |pos: usize| rows[0][pos * 64..][..64] != rows[1][pos * 64..][..64];
+    // Four rows are complete with the 16th token.
+    let first = (0..tokens.len()).find(|pos| differs(*pos));
+    assert_eq!(first, Some(15));
 }

@@ -9,7 +9,7 @@ use ds4_model::{ModelFile, Numerics, Runner, SeqId, Span, TokenId};
 
 /// A runner of `model` on two threads.
 pub(crate) fn runner(model: &Arc<ModelFile>, numerics: Numerics) -> CpuRunner {
-    with_options(model, &CpuOptions { threads: 2, numerics, ..CpuOptions::default() })
+    with_options(model, &CpuOptions { threads: 1, numerics, ..CpuOptions::default() })
 }
 
 /// A runner of `model` with these options.
@@ -38,7 +38,7 @@ pub(crate) fn some_tokens(n: usize, n_vocab: usize, seed: u64) -> Vec<TokenId> {
     let mut next = || {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u32 % u32::try_from(n_vocab).unwrap()
+        (state >> 33) as u32 % u32::try_from(n_vocab).expect("a small vocabulary")
     };
     ids((0..n).map(|_| next()))
 }
@@ -46,7 +46,7 @@ pub(crate) fn some_tokens(n: usize, n_vocab: usize, seed: u64) -> Vec<TokenId> {
 /// Appends `tokens` to `seq` in one call; returns the logits of all of them.
 pub(crate) fn feed(r: &mut dyn Runner, seq: SeqId, tokens: &[TokenId]) -> Vec<f32> {
     let mut logits = Vec::new();
-    r.forward(&[Span { seq, tokens, n_logits: tokens.len() }], &mut logits).unwrap();
+    r.forward(&[Span { seq, tokens, n_logits: tokens.len() }], &mut logits).expect("a valid span");
     logits
 }
 
@@ -58,9 +58,9 @@ pub(crate) fn feed_chunks(
     sizes: &[usize],
 ) -> Vec<f32> {
     let mut all = Vec::new();
-    let mut sizes = sizes.iter().copied().chain(std::iter::repeat(*sizes.last().unwrap()));
+    let mut sizes = sizes.iter().copied().chain(std::iter::repeat(*sizes.last().expect("at least one size")));
     while !tokens.is_empty() {
-        let n = sizes.next().unwrap().min(tokens.len());
+        let n = sizes.next().expect("it is endless").min(tokens.len());
         let (now, rest) = tokens.split_at(n);
         all.extend(feed(r, seq, now));
         tokens = rest;
