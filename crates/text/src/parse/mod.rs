@@ -92,6 +92,8 @@ pub struct Parser {
     /// Bytes at the start of the buffer that are known not to begin anything.
     scanned: usize,
     state: State,
+    /// Whether blocks without their mark are still looked for.
+    forgives_marks: bool,
     outcome: Outcome,
 }
 
@@ -122,6 +124,7 @@ impl Parser {
             buf: Vec::new(),
             scanned: 0,
             state,
+            forgives_marks: true,
             outcome: Outcome::default(),
         }
     }
@@ -282,9 +285,8 @@ impl Parser {
             match held.look(&self.buf, &self.declared) {
                 opening::Verdict::Open => return false,
                 opening::Verdict::Text => {
+                    self.forgives_marks = false;
                     self.state = State::Text(None);
-                    // Past the `<`, so that it is not taken for a block again.
-                    self.scanned = space_end(&self.buf) + 1;
                 }
                 opening::Verdict::Calls(events) => {
                     let start = space_end(&self.buf);
@@ -307,7 +309,7 @@ impl Parser {
             self.scanned = at;
             return true;
         }
-        match read_opening(&self.buf[at..], &self.declared) {
+        match read_opening(&self.buf[at..], &self.declared, self.forgives_marks) {
             Opening::Text => self.scanned = at + 1,
             Opening::Stray(len) => {
                 self.buf.drain(at..at + len);
@@ -337,11 +339,19 @@ impl Parser {
     /// Ends the output in whatever state it is.
     fn end(&mut self, end: End, events: &mut Vec<Event>) {
         let mut last = Vec::new();
+        self.judge_held(end, &mut last);
         match &mut self.state {
             State::Start(_) | State::Done => {}
             State::Block(block) => block.finish(end, &mut last),
-            State::Thinking(_) => self.end_thinking(end, &mut last),
-            State::Text(_) => self.end_text(end, &mut last),
+            State::Thinking(_) => self.take_thinking(self.buf.len(), &mut last),
+            State::Text(_) => {
+                // A marked tag that broke off is not content.
+                let rest = self.buf.trim_ascii_start();
+                if matches!(rest, [b'<', TAG, ..] | [b'<', b'/', TAG, ..]) {
+                    self.buf.truncate(space_end(&self.buf));
+                }
+                self.take_text(self.buf.len(), &mut last);
+            }
         }
         self.state = State::Done;
         self.buf.clear();
@@ -351,40 +361,30 @@ impl Parser {
         events.append(&mut last);
     }
 
-    fn end_thinking(&mut self, end: End, out: &mut Vec<Event>) {
-        let block = match &self.state {
+    /// Decides at the end of the output what a held block is: calls, or text after all.
+    fn judge_held(&mut self, end: End, out: &mut Vec<Event>) {
+        match &self.state {
             State::Thinking(Some(_)) if end == End::Stop => {
-                thinking::last_block(&self.buf, &self.declared)
+                if let Some((start, events)) = thinking::last_block(&self.buf, &self.declared) {
+                    self.take_thinking(before_block(&self.buf[..start]), out);
+                    out.extend(events);
+                    self.state = State::Done;
+                }
             }
-            _ => None,
-        };
-        match block {
-            Some((start, events)) => {
-                self.take_thinking(before_block(&self.buf[..start]), out);
-                out.extend(events);
+            State::Text(Some(held)) => {
+                let whole = held.parse(&self.buf, &self.declared, true);
+                if let (End::Stop, Some(events)) = (end, whole) {
+                    self.take_text_before_block(space_end(&self.buf), out);
+                    out.extend(events);
+                    self.state = State::Done;
+                } else {
+                    self.forgives_marks = false;
+                    self.state = State::Text(None);
+                    while self.step(out) {}
+                }
             }
-            None => self.take_thinking(self.buf.len(), out),
+            _ => {}
         }
-    }
-
-    fn end_text(&mut self, end: End, out: &mut Vec<Event>) {
-        let start = space_end(&self.buf);
-        if let State::Text(Some(held)) = &self.state
-            && end == End::Stop
-            && let Some(events) = held.parse(&self.buf, &self.declared, true)
-        {
-            self.take_text_before_block(start, out);
-            out.extend(events);
-            return;
-        }
-        // A marked tag that broke off is not content.
-        let rest = &self.buf[start..];
-        if self.declared != Declared::None
-            && (rest.starts_with(&[b'<', TAG]) || rest.starts_with(&[b'<', b'/', TAG]))
-        {
-            self.buf.truncate(start);
-        }
-        self.take_text(self.buf.len(), out);
     }
 
     fn take_thinking(&mut self, len: usize, out: &mut Vec<Event>) {

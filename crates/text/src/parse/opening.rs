@@ -23,11 +23,13 @@ pub(super) enum Opening {
     Bare(Dialect, usize),
 }
 
-/// Reads what stands at the start of `bytes`, which begin with `<`.
-pub(super) fn read_opening(bytes: &[u8], declared: &Declared) -> Opening {
+/// Reads what stands at the start of `bytes`, which begin with `<`. Blocks without their mark are
+/// only found if `forgives`.
+pub(super) fn read_opening(bytes: &[u8], declared: &Declared, forgives: bool) -> Opening {
     match bytes {
         [b'<'] | [b'<', b'/'] => Opening::Partial,
         [b'<', TAG, ..] | [b'<', b'/', TAG, ..] => marked(bytes, declared),
+        _ if !forgives => Opening::Text,
         _ => [Dialect::Bare, Dialect::Short]
             .into_iter()
             .map(|dialect| bare(bytes, dialect, declared))
@@ -39,7 +41,7 @@ pub(super) fn read_opening(bytes: &[u8], declared: &Declared) -> Opening {
 fn marked(bytes: &[u8], declared: &Declared) -> Opening {
     let tag = match read(bytes, Dialect::Marked) {
         Found::Partial => return Opening::Partial,
-        Found::No => return Opening::Stray(2),
+        Found::No => return Opening::Stray(if bytes[1] == b'/' { 3 } else { 2 }),
         Found::Tag(tag) => tag,
     };
     let is_declared = |name: Option<&str>| name.is_some_and(|name| declared.has(name));

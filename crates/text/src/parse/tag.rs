@@ -102,6 +102,15 @@ pub(super) fn read(bytes: &[u8], dialect: Dialect) -> Found {
         key: None,
         string: None,
     };
+    if is_close {
+        // Nothing but white space may follow the name.
+        let rest = bytes[name_end..].trim_ascii_start();
+        return match rest.first() {
+            None if bytes.len() <= limits::TAG_BYTES_MAX => Found::Partial,
+            Some(b'>') => Found::Tag(Tag { len: bytes.len() - rest.len() + 1, ..tag }),
+            _ => Found::No,
+        };
+    }
     match attributes(bytes, name_end, &mut tag) {
         Some(len) => {
             tag.len = len;
