@@ -45,6 +45,55 @@ pub(crate) enum Command {
     Logits(LogitsArgs),
     /// Measure prefill and generation speed at growing context lengths
     Bench(BenchArgs),
+    /// Judge a model's answers to held-out cases (Markdown on stdout)
+    Eval(EvalArgs),
+    /// Write a model file in another format
+    Quantize(QuantizeArgs),
+}
+
+/// Flags of `eval`.
+#[derive(Args, Debug)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The cases; nano is the suite of the demo model
+    #[arg(long, value_name = "NAME", default_value = "nano", value_parser = ["nano"])]
+    pub suite: String,
+    /// Read the suite's files from here [default: those in the program]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Categories to run, separated by commas [default: all, and the held-out texts]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Cases of each category at most
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Write every case with its reply to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Flags of `quantize`.
+#[derive(Args, Debug)]
+pub(crate) struct QuantizeArgs {
+    /// Model file to read: GGUF, best in F32 or F16
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// Model file to write
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Types of the tensors: q2, q4, mxfp4, q8_0, f16 or f32
+    #[arg(long, value_name = "NAME", default_value = "q4")]
+    pub recipe: String,
+    /// Another type for tensors whose names match: PATTERN=TYPE, * for anything; repeatable
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    pub tensor_type: Vec<String>,
+    /// Importance matrix (.dat) that weighs the errors of each column
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// CPU threads [default: one for each core]
+    #[arg(short, long, value_name = "N", env = "DS4_THREADS", value_parser = value_parser!(u16).range(1..=4096))]
+    pub threads: Option<u16>,
 }
 
 /// Which model, on what.

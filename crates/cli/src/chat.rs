@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 use ds4_engine::{
-    AnswerReader, Cancel, Dialogue, Event, Generated, Request, Sampling, Session, stop_ids,
+    AnswerReader, Cancel, Dialogue, Generated, Request, Sampling, Session, StopStrings, stop_ids,
 };
 use ds4_model::{Numerics, TokenId};
+use ds4_text::parse::{Event, ParserOptions};
 use ds4_text::{BOS, Tokenizer};
 
 use crate::load;
@@ -127,7 +128,8 @@ impl Talk {
             draft_max: self.draft_max,
             cancel: &self.cancel,
         };
-        let mut reader = AnswerReader::new(&self.tokenizer, thinks);
+        let options = ParserOptions { thinking: thinks, ..ParserOptions::default() };
+        let mut reader = AnswerReader::new(&self.tokenizer, options, StopStrings::default());
         let bar = terminal::progress_bar("prefill", prompt.len(), "tokens");
         let is_long = prompt.len() >= BAR_TOKENS;
         let mut on_prefill = |done: usize| {
@@ -170,6 +172,8 @@ fn write_all<W: Write>(out: &mut AnswerWriter<W>, events: &[Event]) -> Result<()
         match event {
             Event::Thinking(text) => out.thinking(text)?,
             Event::Text(text) => out.text(text)?,
+            // Without declared functions everything is text.
+            Event::ToolStart { .. } | Event::ToolArgs { .. } | Event::ToolEnd { .. } => {}
         }
     }
     Ok(())

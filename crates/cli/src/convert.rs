@@ -32,7 +32,7 @@ pub(crate) fn render(model: &Source, profile: &str) -> Result<()> {
 
 /// Array of raw outputs to array of messages.
 pub(crate) fn parse() -> Result<()> {
-    convert(|_| Err(RequestError::invalid("x")))
+    convert(check::parse_json)
 }
 
 fn convert(convert: impl FnOnce(&Value) -> Result<Value, RequestError>) -> Result<()> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use ds4_gguf::{Array, Gguf, Value};
 use ds4_model::memory::SeqPlan;
-use ds4_model::{Dims, ModelFile};
+use ds4_model::{Class, Dims, ModelFile};
 use serde_json::{Map, Value as Json, json};
 
 use crate::load;
@@ -125,6 +125,9 @@ fn model_json(model: &ModelFile, contexts: &[u32]) -> Map<String, Json> {
     object.insert("fingerprint".to_owned(), json!(model.fingerprint.to_string()));
     object.insert("dims".to_owned(), dims_json(&model.dims));
     object.insert("has_mtp".to_owned(), json!(model.has_mtp()));
+    let class = |(class, n, bytes): (Class, usize, u64)| json!({"class": class.to_string(), "tensors": n, "bytes": bytes});
+    let classes: Vec<Json> = model.classes().into_iter().map(class).collect();
+    object.insert("classes".to_owned(), Json::Array(classes));
     let read = read_bytes::weights(&model.weights, &model.dims);
     object.insert("bytes_read_per_token".to_owned(), json!(read));
     object.insert("contexts".to_owned(), Json::Array(contexts));
@@ -186,6 +189,10 @@ fn write_model(out: &mut dyn Write, model: &ModelFile, contexts: &[u32]) -> io::
     writeln!(out, "weights        {}", gib(model.tensor_bytes()))?;
     let read = read_bytes::weights(&model.weights, d);
     writeln!(out, "read per token {}", gib(read))?;
+    writeln!(out, "\nclasses")?;
+    for (class, n, bytes) in model.classes() {
+        writeln!(out, "  {class:22} {n:>6} tensors {:>14}", gib(bytes))?;
+    }
     writeln!(out, "\nmemory of a context, besides the weights")?;
     for &tokens in contexts {
         let bytes = SeqPlan::new(d, tokens, model.has_mtp()).bytes().total();

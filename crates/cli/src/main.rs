@@ -9,6 +9,7 @@ mod chat;
 mod convert;
 mod demo;
 mod dump;
+mod eval;
 mod fault;
 mod inspect;
 mod load;
@@ -16,6 +17,7 @@ mod logits;
 mod machine;
 mod number;
 mod options;
+mod quantize;
 mod read_bytes;
 mod repl;
 mod terminal;
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::ErrorKind;
 
 use args::Cli;
 use options::{Task, Usage};
@@ -60,6 +62,8 @@ fn run(tool: &'static str, task: Task) -> Result<()> {
         Task::Parse => convert::parse(),
         Task::Logits(logits) => logits::run(&logits),
         Task::Bench(bench) => bench::run(tool, &bench),
+        Task::Eval(eval) => eval::run(&eval),
+        Task::Quantize(args) => quantize::run(&args),
     }
 }
 
@@ -70,12 +74,10 @@ fn usage(error: &clap::Error) -> Result<()> {
         std::io::stdout().write_all(text.to_string().as_bytes())?;
         return Ok(());
     }
+    // The first paragraph says what is wrong; clap lists what is missing on lines of its own.
     let text = error.render().to_string();
-    let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    // clap lists what is missing on lines of its own.
-    let missing = match error.get(ContextKind::InvalidArg) {
-        Some(names) if error.kind() == ErrorKind::MissingRequiredArgument => format!(" {names}"),
-        _ => String::new(),
-    };
-    Err(Usage(format!("{first}{missing} (see --help)")).into())
+    let lines: Vec<&str> =
+        text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let what = lines.join(" ");
+    Err(Usage(format!("{} (see --help)", what.trim_start_matches("error: "))).into())
 }

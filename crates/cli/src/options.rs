@@ -7,8 +7,9 @@ use ds4_engine::Sampling;
 use ds4_model::Numerics;
 
 use crate::args::{
-    Backend, BenchArgs, ChatArgs, Cli, Command, InspectArgs, LogitsArgs, ModelArgs, NumericsArg,
-    ParseArgs, PromptArgs, RenderArgs, SamplingArgs, TokenizeArgs, VocabArgs,
+    Backend, BenchArgs, ChatArgs, Cli, Command, EvalArgs, InspectArgs, LogitsArgs, ModelArgs,
+    NumericsArg, ParseArgs, PromptArgs, QuantizeArgs, RenderArgs, SamplingArgs, TokenizeArgs,
+    VocabArgs,
 };
 
 /// The caller typed something that makes no sense: exit status 2.
@@ -57,6 +58,25 @@ pub(crate) enum Task {
     Logits(Logits),
     /// Speed.
     Bench(Bench),
+    /// Quality.
+    Eval(Eval),
+    /// Another format.
+    Quantize(QuantizeArgs),
+}
+
+/// `ds4 eval`.
+#[derive(Debug)]
+pub(crate) struct Eval {
+    /// The model.
+    pub model: Model,
+    /// Files of the suite, else those in the program.
+    pub dir: Option<PathBuf>,
+    /// Categories, all when empty.
+    pub only: Vec<String>,
+    /// Cases of each at most.
+    pub limit: Option<usize>,
+    /// File for every reply.
+    pub json: Option<PathBuf>,
 }
 
 /// Where the weights come from.
@@ -189,6 +209,11 @@ pub(crate) fn resolve(cli: Cli) -> Resolved<Task> {
         Some(Command::Parse(ParseArgs { json })) => json_only(json).map(|()| Task::Parse),
         Some(Command::Logits(args)) => Ok(Task::Logits(resolve_logits(args)?)),
         Some(Command::Bench(args)) => Ok(Task::Bench(resolve_bench(args)?)),
+        Some(Command::Eval(EvalArgs { model, suite: _, dir, only, limit, json })) => {
+            let model = resolve_model(model)?;
+            Ok(Task::Eval(Eval { model, dir, only, limit, json }))
+        }
+        Some(Command::Quantize(args)) => Ok(Task::Quantize(args)),
     }
 }
 
