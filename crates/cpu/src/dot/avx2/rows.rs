@@ -40,11 +40,15 @@ fn row_blocks<'a, B: Block>(rows: &[&'a [u8]; LANES], n: usize) -> [&'a [B]; LAN
     from_fn(|r| &blocks::<B>(rows[r])[..n])
 }
 
-/// Asks for the block of the next rows that lies where this one does.
+/// Asks for the block of the next 8 rows that lies where this one does: short rows end before the
+/// processor's own prefetching has begun. Rows of small blocks are long; there it costs more than
+/// it brings.
 #[target_feature(enable = "avx2")]
 fn prefetch<B: Block>(b: &B, row_bytes: usize) {
     let next = std::ptr::from_ref(b).cast::<i8>().wrapping_add(LANES * row_bytes);
-    _mm_prefetch::<_MM_HINT_T1>(next);
+    for line in (0..size_of::<B>()).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line));
+    }
 }
 
 /// The activations of `N` tokens as `n` blocks of `B`.
@@ -77,9 +81,6 @@ fn q8_0<const N: usize, const PER: usize>(
         for k in 0..N {
             let x = load(&q[k][i]);
             let s = from_fn(|r| {
-                if k == 0 {
-                    prefetch(&w[r][i], rows[r].len());
-                }
                 let v = load(&w[r][i].q);
                 let p = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(x, v));
                 _mm256_madd_epi16(p, ones)
@@ -106,7 +107,6 @@ fn mxfp4<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LA
         let dw = load_ps(&w.map(|w| e8m0_half(w[i].e)));
         let mut s = [[_mm256_setzero_si256(); LANES]; N];
         for r in 0..LANES {
-            prefetch(&w[r][i], rows[r].len());
             let codes = load16(&w[r][i].qs);
             let codes = _mm256_set_m128i(_mm_srli_epi16::<4>(codes), codes);
             let v = _mm256_shuffle_epi8(values, _mm256_and_si256(codes, nibble));
