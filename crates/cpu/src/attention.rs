@@ -11,7 +11,10 @@ use crate::rope::{rotate, rotate_back};
 use crate::scratch::{AttnScratch, Local, Scratch};
 use crate::seq::{Recent, Rows, Seq};
 use crate::step::Step;
-use crate::{indexer, norm, vec_ops};
+use crate::{indexer, norm, row_ops, vec_ops};
+
+/// Rows that all heads of a unit visit before the next ones: few enough for the second-level cache.
+const TILE: usize = 32;
 
 /// The attention sublayer: `s.x` in, `s.y` out; every sequence's state grows by its tokens.
 pub(crate) fn attention(step: &mut Step<'_>, b: &Block<'_>, seqs: &mut [Seq], s: &mut Scratch) {
@@ -219,18 +222,29 @@ impl Seen<'_> {
         (self.pos + 1 - self.from) as usize + if self.comp.is_some() { comp } else { 0 }
     }
 
-    /// Calls `f` for every row, raw ones first, each in ascending order.
-    fn for_rows(&self, mut f: impl FnMut(usize, &[f32])) {
-        let mut j = 0;
-        let mut visit = |row: &[f32]| {
-            f(j, row);
-            j += 1;
+    /// The `j`th row: raw ones first, each kind in ascending order.
+    fn row(&self, j: usize) -> &[f32] {
+        let raw = (self.pos + 1 - self.from) as usize;
+        let Some(w) = j.checked_sub(raw) else {
+            return self.raw.row(self.from + u32::try_from(j).expect("within the window"));
         };
-        (self.from..=self.pos).for_each(|p| visit(self.raw.row(p)));
-        let Some(comp) = self.comp else { return };
+        let comp = self.comp.expect("a row beyond the raw ones");
         match self.chosen {
-            Chosen::First(n) => (0..n).for_each(|w| visit(comp.row(w))),
-            Chosen::Some(rows) => rows.iter().for_each(|w| visit(comp.row(*w as usize))),
+            Chosen::First(_) => comp.row(w),
+            Chosen::Some(rows) => comp.row(rows[w] as usize),
+        }
+    }
+
+    /// Calls `f` with the number of a tile's first row and the tile's rows, for all rows in order.
+    fn for_tiles(&self, mut f: impl FnMut(usize, &[&[f32]])) {
+        let n = self.len();
+        for first in (0..n).step_by(TILE) {
+            let mut rows: [&[f32]; TILE] = [&[]; TILE];
+            let rows = &mut rows[..TILE.min(n - first)];
+            for (j, row) in (first..).zip(rows.iter_mut()) {
+                *row = self.row(j);
+            }
+            f(first, rows);
         }
     }
 }
@@ -241,11 +255,7 @@ fn attend(q: &mut [f32], sinks: &[f32], seen: &Seen<'_>, local: &mut Local) {
     let (n, dim) = (seen.len(), q.len() / sinks.len());
     let scale = 1.0 / (dim as f32).sqrt();
     let scores = &mut local.scores[..sinks.len() * n];
-    seen.for_rows(|j, row| {
-        for (head, scores) in q.chunks_exact(dim).zip(scores.chunks_exact_mut(n)) {
-            scores[j] = vec_ops::dot(head, row) * scale;
-        }
-    });
+    seen.for_tiles(|j, rows| row_ops::scores(q, rows, scale, &mut scores[j..], n));
     let sums = &mut local.sums[..q.len()];
     sums.fill(0.0);
     for (scores, sink) in scores.chunks_exact_mut(n).zip(sinks) {
@@ -253,11 +263,7 @@ fn attend(q: &mut [f32], sinks: &[f32], seen: &Seen<'_>, local: &mut Local) {
         let den = vec_ops::exp_sum(scores, max) + (sink - max).exp();
         vec_ops::scale(scores, 1.0 / den);
     }
-    seen.for_rows(|j, row| {
-        for (sum, scores) in sums.chunks_exact_mut(dim).zip(scores.chunks_exact(n)) {
-            vec_ops::axpy(scores[j], row, sum);
-        }
-    });
+    seen.for_tiles(|j, rows| row_ops::add_rows(sums, rows, &scores[j..], n));
     q.copy_from_slice(sums);
 }
 

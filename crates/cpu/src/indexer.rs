@@ -9,10 +9,12 @@ use crate::rope::rotate;
 use crate::scratch::{AttnScratch, Local, Scratch};
 use crate::seq::{Rows, Seq};
 use crate::step::Step;
-use crate::vec_ops;
+use crate::{row_ops, vec_ops};
 
 /// Rows that one unit of work scores when tokens are fewer than threads.
 const ROWS_PER_UNIT: usize = 128;
+/// Rows that all heads visit before the next ones: they stay in the first-level cache.
+const TILE: usize = 16;
 
 /// Whether any token has more rows than it may see; else all are chosen and nothing is scored.
 /// An observer sees the scores in any case.
@@ -115,11 +117,13 @@ struct Query<'a> {
 impl Query<'_> {
     /// `score[w] = Σ_h weight[h]·max(0, q_h·k_w)` of rows `from..from + scores.len()`.
     fn score(&self, rows: &Rows, from: usize, scores: &mut [f32]) {
-        for (i, score) in scores.iter_mut().enumerate() {
-            let row = rows.row(from + i);
-            let heads = self.heads.chunks_exact(row.len()).zip(self.weights);
-            let part = |(q, w): (&[f32], &f32)| w * vec_ops::dot(q, row).max(0.0);
-            *score = heads.map(part).sum();
+        for (first, scores) in (from..).step_by(TILE).zip(scores.chunks_mut(TILE)) {
+            let mut tile: [&[f32]; TILE] = [&[]; TILE];
+            let tile = &mut tile[..scores.len()];
+            for (w, row) in (first..).zip(tile.iter_mut()) {
+                *row = rows.row(w);
+            }
+            row_ops::relu_scores(self.heads, self.weights, tile, scores);
         }
     }
 }

@@ -35,6 +35,7 @@ mod par;
 mod pool;
 mod rope;
 mod router;
+mod row_ops;
 mod runner;
 mod save;
 mod scratch;
