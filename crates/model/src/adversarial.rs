@@ -370,5 +370,29 @@ fn numerics_need_whole_blocks() {
     assert!(error.contains("96"), "{error}");
     let no_index = Dims { ratios: vec![0, 8, 8, 0], ..odd };
     assert!(no_index.check_numerics(&Numerics::OFFICIAL).is_ok());
-    assert!(shapes::flash().check_numerics(&Numerics::PROFILE_G).is_ok());
+    assert_eq!(shapes::flash().profile_g(), Numerics::PROFILE_G);
+    let fp4_only = Numerics { kv_fp8: false, act_q8: false, ..Numerics::PROFILE_G };
+    assert_eq!(dims().profile_g(), fp4_only);
+}
+
+/// Damage anywhere in metadata and directory is an error or a model, never a panic.
+#[test]
+fn damaged_headers_never_panic() {
+    let whole: Vec<Part> = trunk().into_iter().chain(mtp()).collect();
+    let file = gguf(&meta(), &whole);
+    let (bytes, header) = (file.data(), file.data_start());
+    let mut rng = crate::synthetic::Rng::new(11);
+    let mut refused = 0;
+    for _ in 0..1500 {
+        let mut damaged = bytes.to_vec();
+        for _ in 0..=rng.next() % 3 {
+            let at = usize::try_from(rng.next() % header as u64).unwrap();
+            damaged[at] = rng.next().to_le_bytes()[0];
+        }
+        if let Err(error) = ModelFile::from_bytes("test.gguf", damaged) {
+            assert_names(&error, &[]);
+            refused += 1;
+        }
+    }
+    assert!(refused > 1000, "{refused} of 1500");
 }

@@ -20,6 +20,17 @@ impl Dims {
         self.check_lists(&c)
     }
 
+    /// Profile G as far as this shape allows: without the roundings whose blocks do not fit.
+    /// All of it for the published shapes.
+    pub fn profile_g(&self) -> Numerics {
+        let mut numerics = Numerics::PROFILE_G;
+        let fits = |one: Numerics| self.check_numerics(&one).is_ok();
+        numerics.kv_fp8 = fits(Numerics { kv_fp8: true, ..Numerics::PLAIN });
+        numerics.index_fp4 = fits(Numerics { index_fp4: true, ..Numerics::PLAIN });
+        numerics.act_q8 = fits(Numerics { act_q8: true, ..Numerics::PLAIN });
+        numerics
+    }
+
     /// Checks what the roundings of `numerics` need of the shape: whole FP8 and FP4 blocks, a
     /// Hadamard matrix, whole int8 blocks.
     ///
@@ -27,7 +38,7 @@ impl Dims {
     /// [`Error::Unsupported`] names the switch and the size that does not fit.
     pub fn check_numerics(&self, numerics: &Numerics) -> Result<()> {
         let fail = |what: String| {
-            Err(Error::Unsupported(format!("{what}; use --numerics plain with this shape")))
+            Err(Error::Unsupported(format!("{what}; use plain numerics with this shape")))
         };
         let nope = self.head_dim - self.rope_dim;
         if numerics.kv_fp8 && !nope.is_multiple_of(64) {

@@ -120,9 +120,9 @@ impl fmt::Display for ErrorTable {
 
 /// Tokens whose experts were chosen differently by more than rounding.
 ///
-/// `scores` are the reference's scores with bias, by which experts are chosen, `[tokens, n_expert]`.
-/// At every place of the order the two chosen experts must be equal, or their scores nearer than
-/// `margin`; 0 asks for equal choices.
+/// `scores` are the reference's scores with bias, by which experts are chosen:
+/// `[tokens, n_expert]`. At every place of the order the two chosen experts must be equal, or
+/// their scores nearer than `margin`; 0 asks for equal choices.
 pub fn wrong_experts(ours: &Array, theirs: &Array, scores: &Array, margin: f32) -> Vec<usize> {
     assert_eq!(ours.shape, theirs.shape, "shape of the choices");
     let wrong = |row: usize| {

@@ -6,7 +6,7 @@ pub enum Error {
     /// The file is not a usable GGUF.
     #[error(transparent)]
     Gguf(#[from] ds4_gguf::Error),
-    /// Metadata or a tensor is not what the architecture allows: names the key, found and expected.
+    /// Metadata or a tensor is not what the architecture allows: names the key.
     #[error("{file}: {key}: found {found}, expected {expected}")]
     Mismatch {
         /// The file's path.
@@ -23,7 +23,8 @@ pub enum Error {
     Unsupported(String),
     /// The sequence is full.
     #[error(
-        "context is full: {len} tokens and {more} more do not fit into {cap}; use a larger --ctx or a shorter prompt"
+        "context is full: {len} tokens and {more} more do not fit into {cap}; \
+         use a larger --ctx or a shorter prompt"
     )]
     ContextFull {
         /// Tokens in the sequence.
@@ -52,8 +53,8 @@ pub enum Error {
     /// No such sequence.
     #[error("sequence {0} is not open")]
     NoSequence(u32),
-    /// A call that breaks the contract of [`crate::Runner`]: empty span, span above `chunk_max`, one
-    /// sequence twice in a call.
+    /// A call that breaks the contract of [`crate::Runner`]: empty span, span above `chunk_max`,
+    /// one sequence twice in a call.
     #[error("invalid span: {0}")]
     Span(String),
     /// Not enough memory; says how much was wanted for what.

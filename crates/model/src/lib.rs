@@ -1,9 +1,18 @@
 //! What DeepSeek V4 Flash *is*, without any arithmetic.
 //!
-//! [`Dims`] holds the model's numbers, read from the file and checked. [`Weights`] maps tensor names
-//! to typed handles and refuses any mismatch. [`Stage`] names the intermediate values on which
-//! backends are compared. [`Runner`] is the one boundary between requests and tensors: the engine
-//! above sees no tensor, a backend below sees no request.
+//! [`ModelFile::open`] is where a model begins: [`Dims`] holds its numbers, read from the metadata
+//! and checked (`metadata`, `check`); [`Weights`] maps tensor names to typed handles and refuses
+//! any mismatch (`layout` says what there must be, `bind` compares). The published shapes are
+//! named in [`shapes`]; any other consistent shape is described and runs too.
+//!
+//! [`Runner`] is the one boundary between requests and tensors: the engine above sees no tensor, a
+//! backend below sees no request. What a sequence keeps in memory is planned in [`memory`], so that
+//! runners and reports count alike. [`Numerics`] says which roundings are simulated, and
+//! [`RopeFreqs`] holds the rotations as data.
+//!
+//! Backends share the truth, not the schedule: [`Stage`] names the intermediate values, a
+//! [`Recorder`] collects them, [`compare`] measures them against a reference. Models for this are
+//! made in memory ([`synthetic`], [`testing`]); the feature `testing` reads the references.
 
 #![forbid(unsafe_code)]
 

@@ -51,7 +51,7 @@ impl CompPlan {
 /// What one trunk layer keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// Ring of raw rows: the window without the token itself, which is in the chunk, and the margin.
+    /// Ring of raw rows: the margin and the window without the token itself, which is in the chunk.
     pub raw: Table,
     /// Present when the ratio is not 0.
     pub comp: Option<CompPlan>,

@@ -1,6 +1,6 @@
 //! Which roundings of the model's own inference graph are simulated: a typed switch.
 
-/// How a profile rounds (architecture.md §2.0). One value for a loaded model; never changed while it runs.
+/// How a profile rounds (§2.0). One value for a loaded model, never changed while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent switches, each with a meaning")]
 pub struct Numerics {
@@ -10,15 +10,15 @@ pub struct Numerics {
     pub index_fp4: bool,
     /// Attention rows, and index rows, are rounded to f16.
     pub kv_f16: bool,
-    /// Activations are quantised to int8: `Q8_0` blocks before `Q8_0` matrices, `Q8_K` blocks before
-    /// routed experts (§6.2, §6.4).
+    /// Activations are quantised to int8: `Q8_0` blocks before `Q8_0` matrices, `Q8_K` blocks
+    /// before routed experts (§6.2, §6.4).
     pub act_q8: bool,
     /// Rotation angle is the rounded f32 product of position and f32 frequency (§2.5), else f64.
     pub rope_f32: bool,
 }
 
 impl Numerics {
-    /// The bare architecture: weights dequantised, nothing rounded. For comparison with float references.
+    /// The bare architecture: weights dequantised, nothing rounded, as float references have it.
     pub const PLAIN: Self =
         Self { kv_fp8: false, index_fp4: false, kv_f16: false, act_q8: false, rope_f32: false };
     /// Plain with the FP8 and FP4 simulation of the official code.

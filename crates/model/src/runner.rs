@@ -83,14 +83,14 @@ pub trait Runner: Send {
     /// Opens a sequence from a saved state, with room for `cap` tokens.
     fn load_seq(&mut self, r: &mut dyn Read, cap: u32) -> Result<SeqId>;
 
-    /// Copies the sequence's rings, so that [`Runner::rewind`] can return to its present end however
-    /// far it has grown since. `None` where the backend keeps no marks.
+    /// Copies the sequence's rings, so that [`Runner::rewind`] can return to its present end
+    /// however far it has grown since. `None` where the backend keeps no marks.
     fn mark(&mut self, seq: SeqId) -> Result<Option<Mark>> {
         self.seq_len(seq).map(|_| None)
     }
 
-    /// Sets the sequence back to a mark of its own. Marks beyond that point become invalid as soon as
-    /// it grows again.
+    /// Sets the sequence back to a mark of its own. Marks beyond that point become invalid as soon
+    /// as it grows again.
     fn rewind(&mut self, seq: SeqId, mark: &Mark) -> Result<()> {
         Err(Error::NeedsReplay { len: mark.len, now: self.seq_len(seq)? })
     }

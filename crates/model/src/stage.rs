@@ -1,4 +1,4 @@
-//! The named intermediate values every backend can expose: the ground on which backends are compared.
+//! The named intermediate values every backend can expose: the ground on which they are compared.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub enum Stage {
     CompRows,
     /// Index rows completed by this chunk: `[rows, index_dim]`.
     IndexRows,
-    /// Indexer score of every visible row, −∞ where not visible: `[t, rows visible to the last token]`.
+    /// Indexer score of every visible row, −∞ where not visible: `[t, rows of the last token]`.
     IndexScores,
     /// Chosen row numbers, ascending, −1 padded, exact in f32: `[t, index_top_k]`.
     IndexTopk,
@@ -99,7 +99,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Full name of `stage` here, as in the reference files: `L3.hidden`, `mtp.logits`, `final_norm`.
+    /// Full name of `stage` here, as in reference files: `L3.hidden`, `mtp.logits`, `final_norm`.
     pub fn name(self, stage: Stage) -> String {
         match self {
             Self::Layer(i) => format!("L{i}.{}", stage.name()),

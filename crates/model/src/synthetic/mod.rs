@@ -14,9 +14,9 @@ use crate::layout::{self, Form, TensorSpec};
 use crate::{Dims, Error, Result, shapes};
 
 pub(crate) use header::{Meta, metadata};
-pub(crate) use noise::{GAMMA, fnv, mix};
+pub(crate) use noise::{GAMMA, Rng, fnv, mix};
 
-use noise::{CHUNK_BYTES, Noise, Rng};
+use noise::{CHUNK_BYTES, Noise};
 
 /// Layers of the published model.
 const LAYER_MAX: usize = 43;
