@@ -23,7 +23,7 @@ mod stats;
 mod stop;
 pub mod testing;
 
-pub use answer::{AnswerReader, Event, stop_ids};
+pub use answer::{AnswerReader, stop_ids};
 pub use cancel::Cancel;
 pub use decode::{Decode, End, Limits, OnToken};
 pub use dialogue::Dialogue;
