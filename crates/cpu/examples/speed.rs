@@ -50,7 +50,9 @@ fn main() -> Result<()> {
         r.forward(&[Span { seq, tokens: &[*token], n_logits: 1 }], &mut logits)?;
         times.push(start.elapsed().as_secs_f64());
         assert!(logits.iter().all(|x| x.is_finite()), "logits of a real model are finite");
-        logits.iter().for_each(|x| hash.write_u32(x.to_bits()));
+        for x in &logits {
+            hash.write_u32(x.to_bits());
+        }
     }
     times.sort_by(f64::total_cmp);
     let median = times.get(times.len() / 2).copied().unwrap_or(f64::NAN);
@@ -63,7 +65,12 @@ fn main() -> Result<()> {
 /// Resident memory that is not the mapped file, where the system tells.
 fn memory(r: &CpuRunner, cap: u32) {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    println!("sequence {:.1} MiB planned for {cap} tokens", mib(r.seq_bytes(cap)));
+    let step = ds4_cpu::step_bytes(r.dims(), r.chunk_max());
+    println!(
+        "planned: steps at most {:.0} MiB, sequence {:.1} MiB",
+        mib(step),
+        mib(r.seq_bytes(cap))
+    );
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return };
     for key in ["RssAnon", "RssFile", "VmHWM"] {
         let line = status.lines().find(|l| l.starts_with(key)).unwrap_or_default();

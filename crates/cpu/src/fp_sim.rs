@@ -100,7 +100,8 @@ fn round_e4m3(x: f32) -> f32 {
     }
     let bits = x.to_bits();
     let odd = (bits >> 20) & 1;
-    f32::from_bits((bits + 0x0007_ffff + odd) & 0xfff0_0000)
+    // Wrapping: not-a-number may have all bits set.
+    f32::from_bits(bits.wrapping_add(0x0007_ffff + odd) & 0xfff0_0000)
 }
 
 /// Nearest value of {0, ½, 1, 1½, 2, 3, 4, 6} of `|x| ≤ 6`, ties to the even code.
@@ -147,6 +148,34 @@ mod tests {
         close(&x[32..], &[-4.0, 0.0, 0.5, 0.0, 1.0, 0.0]);
     }
 
+    /// A file of `testdata/activations`.
+    fn values(name: &str) -> Vec<f32> {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/activations/");
+        let bytes = std::fs::read(format!("{dir}{name}.f32")).unwrap();
+        bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    }
+
+    #[test]
+    fn round_trips_equal_the_reference_bit_for_bit() {
+        let (mut fp8, mut fp4) = (values("act.in"), values("act.in"));
+        assert_eq!(fp8.len(), 32 * 512);
+        fp8_round_trip(&mut fp8);
+        assert_eq!(fp8, values("act_fp8_kv64.out"));
+        fp4_round_trip(&mut fp4);
+        assert_eq!(fp4, values("act_fp4_32.out"));
+    }
+
+    #[test]
+    fn hadamard_equals_the_reference() {
+        let mut x = values("act.in");
+        x.chunks_exact_mut(128).for_each(hadamard);
+        let expected = values("hadamard128.out");
+        for (x, e) in x.chunks_exact(128).zip(expected.chunks_exact(128)) {
+            let scale = e.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
+            assert!(x.iter().zip(e).all(|(x, e)| (x - e).abs() <= 1e-6 * scale), "{x:?} {e:?}");
+        }
+    }
+
     #[test]
     fn e2m1_ties_go_to_the_even_code() {
         let ties = [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (1.75, 2.0), (2.5, 2.0), (3.5, 4.0)];
@@ -182,6 +211,14 @@ mod tests {
             assert_eq!(ceil_log2(p), k);
             assert_eq!(ceil_log2(f32::from_bits(p.to_bits() + 1)), k + 1);
             assert_eq!(ceil_log2(f32::from_bits(p.to_bits() - 1)), k);
+        }
+    }
+
+    #[test]
+    fn damaged_values_do_not_panic() {
+        for v in [f32::NAN, -f32::NAN, f32::from_bits(u32::MAX), f32::INFINITY, f32::MAX] {
+            fp8_round_trip(&mut [v; 64]);
+            fp4_round_trip(&mut [v; 32]);
         }
     }
 

@@ -48,3 +48,4 @@ mod vec_ops;
 pub use dot::Isa;
 pub use pool::Pool;
 pub use runner::{CHUNK_MAX, CpuOptions, CpuRunner, open};
+pub use scratch::step_bytes;

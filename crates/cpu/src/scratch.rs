@@ -140,6 +140,32 @@ impl Scratch {
     }
 }
 
+/// Upper bound of the buffers of steps of `t` tokens, in bytes, without what grows with a
+/// sequence's length: memory beside the mapped file and the sequences.
+pub fn step_bytes(dims: &Dims, t: usize) -> u64 {
+    let comp = dims.ratios.iter().filter(|r| **r != 0).map(|r| Dims::comp_lanes(*r)).max();
+    let indexed = dims.ratios.contains(&INDEXED_RATIO);
+    let wide = dims.n_hc * dims.n_embd;
+    let index = dims.n_index_head * (dims.index_dim + 1) + 4 * dims.index_dim + dims.index_top_k;
+    let used = dims.n_expert_used;
+    let plain = 2 * wide
+        + dims.hc_mix()
+        + dims.n_embd
+        + dims.head_dim * (1 + 2 * comp.unwrap_or(0))
+        + if indexed { index } else { 0 }
+        + dims.n_expert
+        + used * (dims.n_ff + dims.n_embd + 6)
+        + dims.n_ff;
+    // Activations have an f32 and up to two int8 forms with their scales.
+    let quantised = dims.n_embd
+        + dims.q_rank
+        + dims.n_head * dims.head_dim
+        + dims.n_out_group * dims.out_rank
+        + (used + 1) * dims.n_ff
+        + wide;
+    (t * (4 * plain + 7 * quantised)) as u64
+}
+
 impl AttnScratch {
     fn new(dims: &Dims, t: usize) -> Self {
         let comp = dims.ratios.iter().filter(|r| **r != 0).map(|r| Dims::comp_lanes(*r)).max();
@@ -210,6 +236,19 @@ fn grow<T: Clone + Default>(v: &mut Vec<T>, len: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bound_is_no_less_than_what_is_allocated_at_the_start() {
+        let dims = ds4_model::shapes::flash();
+        let s = Scratch::new(&dims, 8, 1);
+        let floats = |v: &[&Vec<f32>]| v.iter().map(|v| 4 * v.capacity()).sum::<usize>();
+        let (a, f) = (&s.attn, &s.ffn);
+        let all = floats(&[&s.mix, &s.y, &a.raw, &a.comp.kv, &a.comp.score, &a.index.kv])
+            + floats(&[&a.index.score, &a.index_q, &a.index_w, &f.probs, &f.weights])
+            + floats(&[&f.up, &f.down, &f.shared_up]);
+        assert!(all as u64 <= step_bytes(&dims, 8), "{all}");
+        assert!(step_bytes(&dims, 512) < 600 << 20, "{}", step_bytes(&dims, 512));
+    }
 
     #[test]
     fn a_job_list_keeps_its_memory() {

@@ -67,7 +67,7 @@ fn piece(row: &[f32], at: usize) -> [__m256; 2] {
 }
 
 /// The first `n` pieces of eight values.
-#[inline(always)]
+#[target_feature(enable = "avx2,fma")]
 fn pieces(x: &[f32], n: usize) -> &[[f32; LANES]] {
     &x.as_chunks::<LANES>().0[..n]
 }

@@ -58,7 +58,8 @@ pub(crate) fn feed_chunks(
     sizes: &[usize],
 ) -> Vec<f32> {
     let mut all = Vec::new();
-    let mut sizes = sizes.iter().copied().chain(std::iter::repeat(*sizes.last().expect("at least one size")));
+    let mut sizes =
+        sizes.iter().copied().chain(std::iter::repeat(*sizes.last().expect("at least one size")));
     while !tokens.is_empty() {
         let n = sizes.next().expect("it is endless").min(tokens.len());
         let (now, rest) = tokens.split_at(n);
