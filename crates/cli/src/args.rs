@@ -82,8 +82,8 @@ pub(crate) struct QuantizeArgs {
     /// Model file to write
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
-    /// Types of the tensors: q2, q4, mxfp4, q8_0, f16 or f32
     #[arg(long, value_name = "NAME", default_value = "q4")]
+    #[arg(help = "Types of the tensors: q2, q4, mxfp4, q8_0, f16 or f32")]
     pub recipe: String,
     /// Another type for tensors whose names match: PATTERN=TYPE, * for anything; repeatable
     #[arg(long, value_name = "PATTERN=TYPE")]

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use ds4_cpu::{Pool, speed};
 use ds4_engine::{Cancel, Dialogue, Sequence, argmax, per_second};
-use ds4_model::{ModelFile, Numerics, Runner, TokenId};
+use ds4_model::memory::SeqPlan;
+use ds4_model::{ModelFile, Numerics, Runner, TokenId, shapes, synthetic};
 use ds4_text::Tokenizer;
 
 use crate::bench_report::{Report, Row, Wide};
 use crate::load::{self, Loaded};
-use crate::machine::{self, Machine, check_memory, gib};
+use crate::machine::{self, Machine, gib};
 use crate::options::{Bench, Subject};
 use crate::{read_bytes, terminal};
 
@@ -23,10 +24,11 @@ const SEED: u64 = 1;
 /// Runs the command.
 pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
     let machine = Machine::look();
-    let Loaded { mut runner, file, threads, .. } = open(options)?;
-    let runner = &mut *runner;
+    let loaded = open(options)?;
     let cap = options.ctx_alloc;
-    check_memory(runner.seq_bytes(cap), "the context", "use a smaller --ctx-max")?;
+    loaded.plan(cap, "use a smaller --ctx-max")?;
+    let Loaded { mut runner, file, threads, .. } = loaded;
+    let runner = &mut *runner;
     let tokens = tokens(options, &file)?;
     let needed = *options.frontiers.last().expect("there is a first one") as usize;
     if tokens.len() < needed {
@@ -48,18 +50,25 @@ fn open(options: &Bench) -> Result<Loaded> {
     let Subject::Synthetic { n_layer } = options.subject else {
         return load::open(&options.model, Numerics::PROFILE_G);
     };
-    let wanted = ds4_model::synthetic::flash_bytes(n_layer);
-    let free = machine::available_bytes();
+    let wanted = synthetic::flash_bytes(n_layer);
+    // The context and the steps need their share, too.
+    let dims = shapes::flash_with(n_layer);
+    let besides = SeqPlan::new(&dims, options.ctx_alloc, false).bytes().total()
+        + ds4_cpu::step_bytes(&dims, ds4_cpu::CHUNK_MAX);
+    let free = machine::available_bytes().saturating_sub(besides);
     if wanted > free {
-        let advice = match ds4_model::synthetic::layers_that_fit(free) {
+        let advice = match synthetic::layers_that_fit(free) {
             Some(n) => format!("--layers {n} is the most that fits"),
             None => "not even one layer fits".to_owned(),
         };
-        let (wanted, free) = (gib(wanted), gib(free));
-        bail!("out of memory: {n_layer} layers take {wanted}, {free} are free; {advice}");
+        let (wanted, besides, free) = (gib(wanted), gib(besides), gib(free + besides));
+        bail!(
+            "out of memory: {n_layer} layers take {wanted} and {besides} to compute, {free} are \
+             free; {advice}"
+        );
     }
     eprintln!("ds4: making {n_layer} layers of random weights, {}", gib(wanted));
-    let file = ModelFile::new(ds4_model::synthetic::flash(n_layer, SEED)?, None)?;
+    let file = ModelFile::new(synthetic::flash(n_layer, SEED)?, None)?;
     load::start(file, &options.model, Numerics::PROFILE_G)
 }
 

@@ -12,12 +12,15 @@ use ds4_text::parse::{Event, ParserOptions};
 use ds4_text::{BOS, Tokenizer};
 
 use crate::load;
-use crate::machine::{check_memory, gib};
+use crate::machine::check_memory;
 use crate::options::{Chat, Prompt, THINK_MAX_CTX, Thinking};
 use crate::terminal::{self, AnswerWriter};
 
 /// Prompts shorter than this are computed without a progress bar.
 const BAR_TOKENS: usize = 64;
+
+/// What to do about a context that does not fit into memory.
+const ADVICE: &str = "use a smaller --ctx";
 
 /// A running chat.
 pub(crate) struct Talk {
@@ -44,9 +47,7 @@ impl Talk {
         let cancel = terminal::interrupt()?;
         let loaded = load::open(&options.model, Numerics::PROFILE_G)?;
         let tokenizer = load::tokenizer(&loaded.file.gguf)?;
-        let bytes = loaded.runner.seq_bytes(options.ctx);
-        check_context(options.ctx, bytes)?;
-        eprintln!("ds4: context: {} tokens, {}", options.ctx, gib(bytes));
+        loaded.plan(options.ctx, ADVICE)?;
         let stops = stop_ids(tokenizer.specials());
         let mut talk = Self {
             session: Session::open(loaded.runner, options.ctx)?,
@@ -82,7 +83,8 @@ impl Talk {
         let old = self.session.seq().cap();
         let runner = self.session.runner();
         let (now, then) = (runner.seq_bytes(old), runner.seq_bytes(ctx));
-        check_context(ctx, then.saturating_sub(now))?;
+        let more = then.saturating_sub(now);
+        check_memory(more, &format!("a context of {ctx} tokens"), ADVICE)?;
         if let Err(error) = self.session.reopen(ctx) {
             self.session.reopen(old)?;
             return Err(error.into());
@@ -138,9 +140,10 @@ impl Talk {
             }
         };
         let mut failure = None;
-        terminal::listen(true);
+        let working = terminal::Working::start();
         let generated = self.session.generate(&request, &mut on_prefill, &mut |token, _| {
             bar.finish_and_clear();
+            working.is_quick();
             let written = reader.push(token).map_err(anyhow::Error::from);
             match written.and_then(|events| write_all(out, &events)) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -150,7 +153,7 @@ impl Talk {
                 }
             }
         });
-        terminal::listen(false);
+        drop(working);
         bar.finish_and_clear();
         if let Some(error) = failure {
             return Err(error);
@@ -160,11 +163,6 @@ impl Talk {
         out.finish()?;
         Ok(generated)
     }
-}
-
-/// Refuses a context that does not fit into memory.
-fn check_context(ctx: u32, bytes: u64) -> Result<()> {
-    check_memory(bytes, &format!("a context of {ctx} tokens"), "use a smaller --ctx")
 }
 
 fn write_all<W: Write>(out: &mut AnswerWriter<W>, events: &[Event]) -> Result<()> {

@@ -11,7 +11,6 @@ use ds4_model::{Numerics, TokenId};
 use ds4_text::Tokenizer;
 
 use crate::chat::{Talk, prompt_ids, prompt_text};
-use crate::machine::check_memory;
 use crate::number::g9;
 use crate::options::{Chat, Model, Prompt, Source};
 use crate::{load, terminal};
@@ -54,7 +53,7 @@ pub(crate) fn logprobs(options: &Chat, prompt: &Prompt, path: &Path, top_k: usiz
         draft_max: 0,
         cancel: &cancel,
     };
-    terminal::listen(true);
+    let working = terminal::Working::start();
     let generated = session.generate(&request, &mut |_| {}, &mut |token, row| {
         match top_logprobs(row, top_k) {
             Ok(top) => steps.push((token, top)),
@@ -66,7 +65,7 @@ pub(crate) fn logprobs(options: &Chat, prompt: &Prompt, path: &Path, top_k: usiz
             ControlFlow::Continue(())
         }
     });
-    terminal::listen(false);
+    drop(working);
     if let Some(error) = failure {
         return Err(error.into());
     }
@@ -141,7 +140,7 @@ pub(crate) fn score(model: &Model, ctx: u32, path: &Path) -> Result<()> {
         bail!("{}: {n} tokens do not fit into a context of {ctx}; use --ctx {n}", path.display());
     }
     let cap = u32::try_from(n)?;
-    check_memory(loaded.runner.seq_bytes(cap), "the text", "use a shorter one")?;
+    loaded.plan(cap, "use a shorter text")?;
     let runner = &mut *loaded.runner;
     let mut seq = Sequence::open(runner, cap)?;
     let bar = terminal::progress_bar("scoring", n, "tokens");

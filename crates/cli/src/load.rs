@@ -9,7 +9,7 @@ use ds4_gguf::Gguf;
 use ds4_model::{ModelFile, Numerics, Runner};
 use ds4_text::Tokenizer;
 
-use crate::machine::gib;
+use crate::machine::{check_memory, gib};
 use crate::options::{Model, Source};
 use crate::{demo, terminal};
 
@@ -21,6 +21,19 @@ pub(crate) struct Loaded {
     pub file: Arc<ModelFile>,
     /// Threads it computes with.
     pub threads: usize,
+    /// Memory its steps take besides weights and sequences, at most.
+    pub step_bytes: u64,
+}
+
+impl Loaded {
+    /// Refuses a sequence of `cap` tokens that does not fit into memory; says what it takes.
+    pub(crate) fn plan(&self, cap: u32, advice: &str) -> Result<()> {
+        let bytes = self.runner.seq_bytes(cap);
+        check_memory(bytes + self.step_bytes, &format!("a context of {cap} tokens"), advice)?;
+        let step = gib(self.step_bytes);
+        eprintln!("ds4: context: {cap} tokens, {}, and at most {step} to compute", gib(bytes));
+        Ok(())
+    }
 }
 
 /// Opens the container alone.
@@ -65,7 +78,8 @@ fn open_file(model: &Model) -> Result<ModelFile> {
 pub(crate) fn start(file: ModelFile, model: &Model, numerics: Numerics) -> Result<Loaded> {
     let (runner, file) = start_cpu(file, model, numerics)?;
     let threads = runner.threads();
-    Ok(Loaded { runner: Box::new(runner), file, threads })
+    let step_bytes = ds4_cpu::step_bytes(&file.dims, runner.chunk_max());
+    Ok(Loaded { runner: Box::new(runner), file, threads, step_bytes })
 }
 
 fn start_cpu(

@@ -24,7 +24,8 @@ pub(crate) fn run(options: &Logits) -> Result<()> {
     let n_vocab = runner.dims().n_vocab;
     check_ids(&tokens, n_vocab)?;
     let cap = u32::try_from(tokens.len()).context("too many tokens")?;
-    check_memory(runner.seq_bytes(cap), "the sequence", "use fewer tokens")?;
+    let bytes = runner.seq_bytes(cap) + ds4_cpu::step_bytes(&file.dims, runner.chunk_max());
+    check_memory(bytes, "the sequence", "use fewer tokens")?;
     let recorder = Recorder::new();
     if options.stages.is_some() {
         runner.set_probe(Some(Box::new(recorder.clone())));

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::process;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, Result};
 use ds4_engine::Cancel;
@@ -107,21 +107,48 @@ pub(crate) fn interrupt() -> Result<Cancel> {
     let flag = FLAG.get_or_init(Cancel::default).clone();
     let asked = flag.clone();
     ctrlc::set_handler(move || {
-        // Asked twice, or before anything listens: leave at once.
-        if asked.is_set() || !IS_LISTENING.load(Ordering::Relaxed) {
+        let state = STATE.load(Ordering::Relaxed);
+        // Asked twice, or nobody listens: leave at once.
+        if asked.is_set() || state == IDLE {
             process::exit(130);
         }
         asked.set();
+        if state == PREFILL {
+            eprintln!("\nds4: stopping after this part of the prompt; Ctrl-C again leaves");
+        }
     })
     .context("cannot install the Ctrl-C handler")?;
     Ok(flag)
 }
 
-static IS_LISTENING: AtomicBool = AtomicBool::new(false);
+/// What the main thread does: loading or nothing, computing a prompt, generating.
+static STATE: AtomicU8 = AtomicU8::new(IDLE);
+const IDLE: u8 = 0;
+const PREFILL: u8 = 1;
+const DECODE: u8 = 2;
 
-/// Says whether somebody looks at the flag of [`interrupt`]: while generating, not while loading.
-pub(crate) fn listen(is_listening: bool) {
-    IS_LISTENING.store(is_listening, Ordering::Relaxed);
+/// While this lives, the flag of [`interrupt`] is looked at: between the parts of a prompt, then
+/// after every token.
+pub(crate) struct Working(());
+
+impl Working {
+    /// A prompt is being computed.
+    pub(crate) fn start() -> Self {
+        STATE.store(PREFILL, Ordering::Relaxed);
+        Self(())
+    }
+
+    /// Tokens are being generated: the flag is looked at often.
+    #[expect(clippy::unused_self, reason = "only who works may say so")]
+    pub(crate) fn is_quick(&self) {
+        STATE.store(DECODE, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        STATE.store(IDLE, Ordering::Relaxed);
+    }
 }
 
 /// A bar on stderr that appears only on a terminal.

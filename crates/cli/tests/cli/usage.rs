@@ -75,7 +75,6 @@ fn mistakes_are_one_line_and_status_2() {
         (&["parse"], "add --json"),
         (&["render", "--json", "--profile", "2605"], "invalid value '2605'"),
         (&["bench"], "specify --prompt-file, --chat-prompt-file or --synthetic"),
-        (&["eval"], "unrecognized subcommand 'eval'"),
     ] {
         let line = ds4(args).fails(2);
         assert!(line.contains(want), "{args:?}: {line}");
