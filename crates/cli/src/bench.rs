@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use ds4_cpu::{Pool, speed};
 use ds4_engine::{Cancel, Dialogue, Sequence, argmax, per_second};
 use ds4_model::memory::SeqPlan;
-use ds4_model::{ModelFile, Numerics, Runner, TokenId, shapes, synthetic};
+use ds4_model::{ModelFile, Runner, TokenId, shapes, synthetic};
 use ds4_text::Tokenizer;
 
 use crate::bench_report::{Report, Row, Wide};
@@ -48,7 +48,7 @@ pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
 
 fn open(options: &Bench) -> Result<Loaded> {
     let Subject::Synthetic { n_layer } = options.subject else {
-        return load::open(&options.model, Numerics::PROFILE_G);
+        return load::open(&options.model);
     };
     let wanted = synthetic::flash_bytes(n_layer);
     // The context and the steps need their share, too.
@@ -69,7 +69,7 @@ fn open(options: &Bench) -> Result<Loaded> {
     }
     eprintln!("ds4: making {n_layer} layers of random weights, {}", gib(wanted));
     let file = ModelFile::new(synthetic::flash(n_layer, SEED)?, None)?;
-    load::start(file, &options.model, Numerics::PROFILE_G)
+    load::start(file, &options.model)
 }
 
 /// The tokens to prefill.

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use ds4_engine::{
     AnswerReader, Cancel, Dialogue, Generated, Request, Sampling, Session, StopStrings, stop_ids,
 };
-use ds4_model::{Numerics, TokenId};
+use ds4_model::TokenId;
 use ds4_text::parse::{Event, ParserOptions};
 use ds4_text::{BOS, Tokenizer};
 
@@ -45,7 +45,7 @@ impl Talk {
     /// Loads the model and opens a sequence.
     pub(crate) fn open(options: &Chat) -> Result<Self> {
         let cancel = terminal::interrupt()?;
-        let loaded = load::open(&options.model, Numerics::PROFILE_G)?;
+        let loaded = load::open(&options.model)?;
         let tokenizer = load::tokenizer(&loaded.file.gguf)?;
         loaded.plan(options.ctx, ADVICE)?;
         let stops = stop_ids(tokenizer.specials());

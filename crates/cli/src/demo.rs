@@ -2,13 +2,16 @@
 
 use anyhow::Result;
 use ds4_gguf::Gguf;
-use ds4_model::testing::{QUANT_SEED, quant_gguf};
 
-/// What it is, for people.
-pub(crate) const NOTICE: &str = "no model given and no ./ds4flash.gguf here: using the built-in test model, \
-    whose weights are random and whose answers are noise; -m FILE runs a real one";
+/// What it is, for people, and how to get the real one.
+pub(crate) const NOTICE: &str = "no model given and no ./ds4flash.gguf here: using nano, the built-in demo \
+    model of 16 million parameters; -m FILE runs the real one, a GGUF of antirez/deepseek-v4-gguf on \
+    huggingface.co";
 
-/// The quantised oracle model of the test suite, with its MTP block.
+/// A small trained model of the same architecture, with its MTP block; see `training/`.
+static NANO: &[u8] = include_bytes!("../../../models/nano.gguf");
+
+/// Opens it in place: the program's own pages are the file.
 pub(crate) fn open() -> Result<Gguf> {
-    Ok(quant_gguf(QUANT_SEED)?)
+    Ok(Gguf::from_bytes("nano (built in)", NANO)?)
 }

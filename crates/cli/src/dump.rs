@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use ds4_engine::{Cancel, Logprob, Request, Sampling, Sequence, perplexity, top_logprobs};
-use ds4_model::{Numerics, TokenId};
+use ds4_model::TokenId;
 use ds4_text::Tokenizer;
 
 use crate::chat::{Talk, prompt_ids, prompt_text};
@@ -127,7 +127,7 @@ fn text_json(bytes: &[u8]) -> String {
 /// `--perplexity-file`: how well the model predicts a text.
 pub(crate) fn score(model: &Model, ctx: u32, path: &Path) -> Result<()> {
     let text = load::read_text(path)?;
-    let mut loaded = load::open(model, Numerics::PROFILE_G)?;
+    let mut loaded = load::open(model)?;
     let tokenizer = load::tokenizer(&loaded.file.gguf)?;
     let ids = tokenizer.encode_with_control(&text);
     let tokens: Vec<TokenId> = ids.into_iter().map(TokenId).collect();

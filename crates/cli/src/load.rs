@@ -55,12 +55,15 @@ pub(crate) fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
 }
 
 /// Opens a model and prepares the backend.
-pub(crate) fn open(model: &Model, numerics: Numerics) -> Result<Loaded> {
-    start(open_file(model)?, model, numerics)
+pub(crate) fn open(model: &Model) -> Result<Loaded> {
+    start(open_file(model)?, model)
 }
 
 /// Opens a model and prepares the CPU, for what only its runner can do.
-pub(crate) fn open_cpu(model: &Model, numerics: Numerics) -> Result<(CpuRunner, Arc<ModelFile>)> {
+pub(crate) fn open_cpu(
+    model: &Model,
+    numerics: Option<Numerics>,
+) -> Result<(CpuRunner, Arc<ModelFile>)> {
     start_cpu(open_file(model)?, model, numerics)
 }
 
@@ -75,8 +78,8 @@ fn open_file(model: &Model) -> Result<ModelFile> {
 }
 
 /// Prepares the backend for a checked model.
-pub(crate) fn start(file: ModelFile, model: &Model, numerics: Numerics) -> Result<Loaded> {
-    let (runner, file) = start_cpu(file, model, numerics)?;
+pub(crate) fn start(file: ModelFile, model: &Model) -> Result<Loaded> {
+    let (runner, file) = start_cpu(file, model, None)?;
     let threads = runner.threads();
     let step_bytes = ds4_cpu::step_bytes(&file.dims, runner.chunk_max());
     Ok(Loaded { runner: Box::new(runner), file, threads, step_bytes })
@@ -85,13 +88,18 @@ pub(crate) fn start(file: ModelFile, model: &Model, numerics: Numerics) -> Resul
 fn start_cpu(
     file: ModelFile,
     model: &Model,
-    numerics: Numerics,
+    numerics: Option<Numerics>,
 ) -> Result<(CpuRunner, Arc<ModelFile>)> {
     if model.is_warm {
         warm(&file)?;
     }
     let mtp = if file.has_mtp() { ", MTP block" } else { "" };
     eprintln!("ds4: model: {}, {}{mtp}", file.description, gib(file.tensor_bytes()));
+    let own = file.dims.profile_g();
+    if numerics.is_none() && own != Numerics::PROFILE_G {
+        eprintln!("ds4: note: computing without the roundings whose blocks do not fit this shape");
+    }
+    let numerics = numerics.unwrap_or(own);
     let file = Arc::new(file);
     let threads = model.threads.unwrap_or(0);
     let options = CpuOptions { threads, numerics, ..CpuOptions::default() };

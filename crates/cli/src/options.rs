@@ -152,8 +152,8 @@ pub(crate) struct Logits {
     pub tokens: PathBuf,
     /// File for the logits.
     pub out: PathBuf,
-    /// Roundings.
-    pub numerics: Numerics,
+    /// Roundings, if not those the model was made with.
+    pub numerics: Option<Numerics>,
     /// Tokens in a call at most.
     pub chunk: Option<usize>,
     /// Directory for intermediate values.
@@ -232,7 +232,8 @@ fn source(model: Option<PathBuf>) -> Source {
     let default = PathBuf::from("ds4flash.gguf");
     match model {
         Some(file) => Source::File(file),
-        None if default.exists() => Source::File(default),
+        // A dangling link is a mistake to be named, not a reason to run another model.
+        None if default.symlink_metadata().is_ok() => Source::File(default),
         None => Source::Demo,
     }
 }
@@ -352,12 +353,11 @@ fn refuse_unavailable_diagnostics(args: &crate::args::UnavailableDiagnosticArgs)
 
 fn resolve_logits(args: LogitsArgs) -> Resolved<Logits> {
     let LogitsArgs { model, tokens, out, numerics, chunk, stages } = args;
-    let numerics = match numerics {
-        None => Numerics::PROFILE_G,
-        Some(NumericsArg::Plain) => Numerics::PLAIN,
-        Some(NumericsArg::Ds4) => Numerics::DS4,
-        Some(NumericsArg::Official) => Numerics::OFFICIAL,
-    };
+    let numerics = numerics.map(|mode| match mode {
+        NumericsArg::Plain => Numerics::PLAIN,
+        NumericsArg::Ds4 => Numerics::DS4,
+        NumericsArg::Official => Numerics::OFFICIAL,
+    });
     let chunk = chunk.map(|n| n as usize);
     Ok(Logits { model: resolve_model(model)?, tokens, out, numerics, chunk, stages })
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use ds4_engine::{Acceptance, Cancel, Request, Sampling, Sequence, Session, perplexity, stop_ids};
-use ds4_model::{Numerics, TokenId};
+use ds4_model::TokenId;
 use ds4_text::{Profile, Tokenizer};
 use serde_json::json;
 
@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Eval) -> Result<()> {
         );
     }
     let cancel = terminal::interrupt()?;
-    let loaded = load::open(&options.model, Numerics::PROFILE_G)?;
+    let loaded = load::open(&options.model)?;
     let tokenizer = load::tokenizer(&loaded.file.gguf)?;
     let stops = stop_ids(tokenizer.specials());
     let model = format!("{} ({} bytes)", loaded.file.gguf.name(), loaded.file.gguf.data().len());

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use crate::run::{command, ds4, file, model};
+use crate::run::{NANO, command, ds4, file};
 
 const SHORT: [&str; 8] = ["-p", "What is the time?", "-n", "12", "--temp", "0", "-c", "512"];
 
@@ -34,7 +34,7 @@ fn the_answer_is_on_stdout_and_the_rest_on_stderr() {
 #[test]
 fn the_same_file_gives_the_same_answer_as_the_built_in_model() {
     let built_in = ds4(&with(&["--nothink"])).ok();
-    let run = ds4(&with(&["--nothink", "-m", model(), "-t", "1", "--cpu", "--warm-weights"]));
+    let run = ds4(&with(&["--nothink", "-m", NANO, "-t", "1", "--cpu", "--warm-weights"]));
     assert!(!run.err.contains("no model given"), "{}", run.err);
     assert!(run.err.contains("backend: CPU, 1 threads"), "{}", run.err);
     assert_eq!(run.ok(), built_in);

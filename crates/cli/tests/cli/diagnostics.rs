@@ -2,13 +2,14 @@
 
 use serde_json::Value;
 
-use crate::run::{dir, ds4, file, model};
+use crate::run::{NANO, dir, ds4, file, model};
 
 #[test]
 fn tokens_are_listed_with_their_texts() {
-    let out = ds4(&["--dump-tokens", "-p", "the<think>é"]).ok();
-    let bytes = ds4(&["--dump-tokens", "-p", "the<think>é", "-m", model()]).ok();
-    assert_eq!(out, bytes);
+    let dump =
+        |model: &[&str]| ds4(&[&["--dump-tokens", "-p", "the<think>é"], model].concat()).ok();
+    assert_eq!(dump(&[]), dump(&["-m", NANO]));
+    let out = dump(&["-m", model()]);
     let mut lines = out.lines();
     let list: Vec<u32> = serde_json::from_str(lines.next().unwrap()).unwrap();
     assert_eq!((list[2], list.len()), (5, 5));
@@ -60,7 +61,7 @@ fn log_probabilities_have_the_shape_of_the_c_engines() {
 #[test]
 fn perplexity_is_printed_with_nine_decimals() {
     let path = file("text.txt", "the other hand is in the water and the sun is on the hill ");
-    let out = ds4(&["--perplexity-file", &path, "-c", "100"]).ok();
+    let out = ds4(&["--perplexity-file", &path, "-c", "100", "-m", model()]).ok();
     let fields: Vec<(&str, &str)> =
         out.trim().split(' ').map(|field| field.split_once('=').unwrap()).collect();
     let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
@@ -73,7 +74,7 @@ fn perplexity_is_printed_with_nine_decimals() {
     let short = file("short.txt", "the");
     let line = ds4(&["--perplexity-file", &short]).fails(1);
     assert!(line.contains("at least 33 are needed"), "{line}");
-    let line = ds4(&["--perplexity-file", &path, "-c", "33"]).fails(1);
+    let line = ds4(&["--perplexity-file", &path, "-c", "33", "-m", model()]).fails(1);
     assert!(line.contains("do not fit into a context of 33"), "{line}");
 }
 

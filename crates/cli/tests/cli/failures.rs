@@ -36,7 +36,7 @@ fn prompts_that_cannot_be_used_are_named() {
     assert!(line.contains("cannot read no-such.txt"), "{line}");
     let line = ds4(&["-p", ""]).fails(1);
     assert!(line.contains("the prompt is empty"), "{line}");
-    let long = "word ".repeat(50);
+    let long = "word ".repeat(80);
     let line = ds4(&["-p", &long, "-c", "64"]).fails(1);
     assert!(line.contains("context is full") && line.contains("--ctx"), "{line}");
 }

@@ -106,7 +106,10 @@ pub(crate) fn file(name: &str, bytes: impl AsRef<[u8]>) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// The quantised oracle model, which is also the built-in one, as a file.
+/// The built-in model as a file.
+pub(crate) const NANO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano.gguf");
+
+/// The quantised oracle model as a file: random weights, tokens that are bytes.
 pub(crate) fn model() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| file("quant.gguf", quant_gguf(QUANT_SEED).unwrap().data()))
