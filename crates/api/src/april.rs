@@ -80,7 +80,9 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(object) => object.is_empty(),
         Value::Array(array) => array.is_empty(),
         Value::String(text) => text.is_empty(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Null => true,
     }
 }
 

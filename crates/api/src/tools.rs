@@ -80,13 +80,13 @@ pub(crate) fn choose(
         return Ok(if functions.is_empty() { ToolChoice::Auto } else { choice });
     }
     let mut names = HashSet::new();
-    for function in &*functions {
+    for function in functions {
         if !names.insert(name(function).to_owned()) {
             return Err(RequestError::invalid("Tool names must be unique."));
         }
-    }
-    if rules == Rules::Hosted {
-        functions.iter_mut().try_for_each(check_parameters)?;
+        if rules == Rules::Hosted {
+            check_parameters(function)?;
+        }
     }
     if let ToolChoice::Named(wanted) = &choice
         && !names.contains(wanted)

@@ -42,6 +42,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     let conversation =
         Conversation { messages, tools: functions, tool_choice, response_format, thinking };
     if rules == Rules::Hosted {
+        check_strict_answer(body)?;
         check_strictness(&conversation, body)?;
     }
     let sampling = sampling(body)?;
@@ -170,9 +171,7 @@ fn response_format(body: Fields<'_>) -> Result<(ResponseFormat, Option<String>),
             let schema = fields.get("schema").ok_or_else(|| {
                 RequestError::invalid("response_format.json_schema: missing field `schema`")
             })?;
-            if fields.bool("strict")? == Some(true) {
-                schema::check_strict_answer(schema)?;
-            }
+            fields.bool("strict")?;
             Ok((ResponseFormat::JsonSchema(schema.clone()), None))
         }
         Some("regex") => {
@@ -185,6 +184,16 @@ fn response_format(body: Fields<'_>) -> Result<(ResponseFormat, Option<String>),
             "response_format.type: {:?} is not one of text, json_object, json_schema, regex",
             other.unwrap_or_default()
         ))),
+    }
+}
+
+/// A strict answer schema must be in the strict subset.
+fn check_strict_answer(body: Fields<'_>) -> Result<(), RequestError> {
+    match body.get("response_format").and_then(|format| format.get("json_schema")) {
+        Some(holder) if holder.get("strict") == Some(&Value::Bool(true)) => {
+            schema::check_strict_answer(holder.get("schema").unwrap_or(&Value::Null))
+        }
+        _ => Ok(()),
     }
 }
 

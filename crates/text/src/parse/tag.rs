@@ -80,7 +80,11 @@ pub(super) fn read(bytes: &[u8], dialect: Dialect) -> Found {
     }
     let spaces = rest[prefix.len()..].iter().take_while(|b| **b == b' ').count();
     let name_start = start + prefix.len() + spaces;
-    let name_len = bytes[name_start..].iter().take_while(|b| is_word(**b)).count();
+    let mut name_len = bytes[name_start..].iter().take_while(|b| is_word(**b)).count();
+    if bytes[name_start..].starts_with(b"invokename=") {
+        // The strict parser does not ask for the space either.
+        name_len = b"invoke".len();
+    }
     let name_end = name_start + name_len;
     let name = &bytes[name_start..name_end];
     if !dialect.may_be(name, name_end < bytes.len()) {
@@ -227,6 +231,7 @@ mod tests {
         use Name::{Block, Invoke, Other, Parameter};
         let marked = Dialect::Marked;
         check("<¦tool_calls>\n", marked, Some((Block, 13, None, None)));
+        check("<¦invokename=\"f\">", marked, Some((Invoke, 18, Some("f"), None)));
         check("</¦invoke>\n", marked, Some((Invoke, 10, None, None)));
         check("<¦ invoke name=\"f\">", marked, Some((Invoke, 19, Some("f"), None)));
         check("<¦function_calls>", marked, Some((Other, 17, None, None)));
