@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use crate::run::{NANO, command, ds4, file};
+use crate::run::{NANO, command, ds4, file, model};
 
 const SHORT: [&str; 8] = ["-p", "What is the time?", "-n", "12", "--temp", "0", "-c", "512"];
 
@@ -96,23 +96,47 @@ fn a_rendered_prompt_is_taken_as_it_is() {
 
 #[test]
 fn an_answer_ends_where_the_context_ends() {
-    let run = ds4(&["-p", "Hi", "--nothink", "-c", "40", "--temp", "0", "--system", ""]);
-    assert_eq!(run.code, 0, "{}", run.err);
-    assert!(run.err.contains("generation: "), "{}", run.err);
+    let path = crate::run::dir().join("context-end.json");
+    let path = path.to_str().unwrap();
+    let args = ["-m", model(), "-p", "Hi", "--nothink", "-sys", "", "--dump-logprobs", path, "-c"];
+    let n_steps = |ctx: &str| {
+        ds4(&[&args[..], &[ctx]].concat()).ok();
+        let json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        // What fits after the prompt, and one token more, which needs no place.
+        let prompt = json["prompt_tokens"].as_u64().unwrap();
+        (json["steps"].as_array().unwrap().len() as u64, prompt)
+    };
+    for ctx in [24, 40] {
+        let (steps, prompt) = n_steps(&ctx.to_string());
+        assert_eq!(steps, ctx - prompt + 1);
+    }
+}
+
+#[test]
+fn a_shape_without_whole_blocks_runs_with_a_note() {
+    let oracle = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/oracle/micro");
+    let (model, mtp) = (format!("{oracle}/model.gguf"), format!("{oracle}/mtp.gguf"));
+    let run = ds4(&["-m", &model, "--mtp", &mtp, "-p", "Hi", "-n", "6", "-c", "256"]);
+    assert!(run.err.contains("unpublished shape of the DeepSeek V4 family"), "{}", run.err);
+    assert!(run.err.contains(", MTP block"), "{}", run.err);
+    assert!(run.err.contains("note: computing without the roundings"), "{}", run.err);
+    run.ok();
 }
 
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_the_answer_and_nothing_else() {
-    // The end token is never sampled: the answer would go on to the end of the context.
+    // The weights are random: the answer would go on to the end of the context.
     let mut child = command()
-        .args(["-p", "Hi", "--nothink", "-c", "30000", "--temp", "0"])
+        .args(["-m", model(), "-p", "Hi", "--nothink", "-c", "30000", "--temp", "0"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut first = [0; 4];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();

@@ -27,6 +27,20 @@ fn models_that_cannot_be_used_are_named() {
     assert!(line.contains("no-such.gguf"), "{line}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_dangling_default_model_is_named() {
+    let dir = crate::run::dir().join("dangling");
+    fs::create_dir_all(&dir).unwrap();
+    let link = dir.join("ds4flash.gguf");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink("gone.gguf", &link).unwrap();
+    let output = command().current_dir(&dir).args(["-p", "hi"]).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.starts_with("ds4: ds4flash.gguf: "), "{err}");
+}
+
 #[test]
 fn prompts_that_cannot_be_used_are_named() {
     let latin1 = file("latin1.txt", b"caf\xe9 au lait");
