@@ -1,4 +1,4 @@
-//! What was typed: every flag, its type and its help, nothing resolved. See `options.rs` for meaning.
+//! What was typed: every flag, its type and its help; `options.rs` says what it means.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
     name = "ds4",
     version,
     about = "DeepSeek V4 Flash on this machine",
-    before_help = "Without a command: a chat, or with -p or --prompt-file one answer. The answer goes \
-        to stdout, all else to stderr. On a terminal, thinking is grey; elsewhere it stands \
+    before_help = "Without a command: a chat, or with -p or --prompt-file one answer. The answer \
+        goes to stdout, all else to stderr. On a terminal, thinking is grey; elsewhere it stands \
         between <think> and </think>.",
     after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.",
     args_conflicts_with_subcommands = true,
@@ -92,7 +92,8 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
     /// CPU threads [default: one for each core]
-    #[arg(short, long, value_name = "N", env = "DS4_THREADS", value_parser = value_parser!(u16).range(1..=4096))]
+    #[arg(short, long, value_name = "N", env = "DS4_THREADS")]
+    #[arg(value_parser = value_parser!(u16).range(1..=4096))]
     pub threads: Option<u16>,
 }
 
@@ -108,13 +109,15 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     pub mtp: Option<PathBuf>,
     /// Tokens to draft in a step when an MTP block is loaded; 0 never drafts
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u8).range(0..=15))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = value_parser!(u8).range(0..=15))]
     pub mtp_draft: u8,
     /// Accepted for compatibility: drafts are always verified exactly, so no margin applies
     #[arg(long, value_name = "F", default_value_t = 3.0, value_parser = margin)]
     pub mtp_margin: f64,
     /// CPU threads [default: one for each core]
-    #[arg(short, long, value_name = "N", env = "DS4_THREADS", value_parser = value_parser!(u16).range(1..=4096))]
+    #[arg(short, long, value_name = "N", env = "DS4_THREADS")]
+    #[arg(value_parser = value_parser!(u16).range(1..=4096))]
     pub threads: Option<u16>,
     /// Where to compute; this build has cpu
     #[arg(long, value_name = "NAME")]
@@ -195,7 +198,8 @@ pub(crate) struct PromptArgs {
     )]
     pub system: String,
     /// Context length in tokens
-    #[arg(short, long, value_name = "N", default_value_t = 32_768, value_parser = value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "N", default_value_t = 32_768)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
     pub ctx: u32,
 }
 
@@ -255,7 +259,8 @@ pub(crate) struct DiagnosticArgs {
     #[arg(long, value_name = "FILE")]
     pub dump_logprobs: Option<PathBuf>,
     /// Entries of each step of --dump-logprobs
-    #[arg(long, value_name = "K", default_value_t = 20, value_parser = value_parser!(u8).range(1..=128))]
+    #[arg(long, value_name = "K", default_value_t = 20)]
+    #[arg(value_parser = value_parser!(u8).range(1..=128))]
     pub logprobs_top_k: u8,
     /// Score a text: its perplexity, token by token
     #[arg(long, value_name = "FILE")]
@@ -394,16 +399,19 @@ pub(crate) struct BenchArgs {
     )]
     pub system: String,
     /// First context length
-    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
     pub ctx_start: u32,
     /// Last context length
-    #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
     pub ctx_max: u32,
     /// Capacity to allocate [default: ctx-max + gen-tokens + 1]
     #[arg(long, value_name = "N")]
     pub ctx_alloc: Option<u32>,
     /// Tokens between context lengths
-    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
     pub step_incr: u32,
     /// Factor between context lengths, used instead of --step-incr when above 1
     #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = step_mul)]
@@ -424,7 +432,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, conflicts_with_all = ["model", "mtp", "prompt_file", "chat_prompt_file"])]
     pub synthetic: bool,
     /// With --synthetic: layers of the model [default: all 43]
-    #[arg(long, value_name = "N", requires = "synthetic", value_parser = value_parser!(u16).range(1..=43))]
+    #[arg(long, value_name = "N", requires = "synthetic")]
+    #[arg(value_parser = value_parser!(u16).range(1..=43))]
     pub layers: Option<u16>,
 }
 

@@ -1,7 +1,8 @@
 //! `ds4 bench`: prefill and generation speed at growing context lengths.
 //!
-//! One sequence walks the context lengths. At each, only the tokens since the last one are prefilled;
-//! then the sequence is marked, decodes greedily with the end token skipped, and is set back.
+//! One sequence walks the context lengths. At each, only the tokens since the last one are
+//! prefilled; then the sequence is marked, decodes greedily with the end token skipped, and is set
+//! back.
 
 use std::time::{Duration, Instant};
 

@@ -125,7 +125,10 @@ fn model_json(model: &ModelFile, contexts: &[u32]) -> Map<String, Json> {
     object.insert("fingerprint".to_owned(), json!(model.fingerprint.to_string()));
     object.insert("dims".to_owned(), dims_json(&model.dims));
     object.insert("has_mtp".to_owned(), json!(model.has_mtp()));
-    let class = |(class, n, bytes): (Class, usize, u64)| json!({"class": class.to_string(), "tensors": n, "bytes": bytes});
+    let class = |(class, n, bytes): (Class, usize, u64)| {
+        let class = class.to_string();
+        json!({"class": class, "tensors": n, "bytes": bytes})
+    };
     let classes: Vec<Json> = model.classes().into_iter().map(class).collect();
     object.insert("classes".to_owned(), Json::Array(classes));
     let read = read_bytes::weights(&model.weights, &model.dims);

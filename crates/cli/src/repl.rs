@@ -1,4 +1,5 @@
-//! `ds4` without a prompt: a chat. On a terminal with line editing and history, elsewhere line by line.
+//! `ds4` without a prompt: a chat. On a terminal with line editing and history, elsewhere line by
+//! line.
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};

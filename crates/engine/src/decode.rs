@@ -1,8 +1,8 @@
 //! The decode loop: choose, report, append; with drafts, verify several tokens in one call.
 //!
-//! The loop knows ids only. The last reported token may not be in the sequence when the loop ends: it
-//! is appended with the next prompt, which costs nothing that would not be paid anyway. A stop token
-//! is never reported and never appended.
+//! The loop knows ids only. The last reported token may not be in the sequence when the loop ends:
+//! it is appended with the next prompt, which costs nothing that would not be paid anyway. A stop
+//! token is never reported and never appended.
 
 use std::ops::ControlFlow;
 

@@ -104,8 +104,8 @@ impl Sampler {
         self.kept.last().map(|kept| TokenId(kept.id)).ok_or(Error::NoCandidate)
     }
 
-    /// The distribution [`Sampler::sample`] draws from, in order of id: what temperature and filters
-    /// leave, adding up to 1. At temperature 0 all of it is on one token.
+    /// The distribution [`Sampler::sample`] draws from, in order of id: what temperature and
+    /// filters leave, adding up to 1. At temperature 0 all of it is on one token.
     pub fn distribution(&mut self, logits: &[f32]) -> Result<Vec<(TokenId, f64)>> {
         if self.sampling.temp == 0.0 {
             return Ok(vec![(argmax(logits)?, 1.0)]);
@@ -121,8 +121,8 @@ impl Sampler {
         let max = highest(logits)?;
         let weight = |logit: f32| ((logit - max) / temp).exp();
         let all = total_of(logits, top_k, top_p, weight);
-        // Without a top-p that needs the mass below, min-p can cut before anything is ranked: in the
-        // default setting this leaves a handful of tokens of the whole vocabulary.
+        // Without a top-p that needs the mass below, min-p can cut before anything is ranked: in
+        // the default setting this leaves a handful of tokens of the whole vocabulary.
         let floor = if top_p < 1.0 && top_k > 0 { 0.0 } else { min_p };
         // A hair below the exact floor: `retain` decides on the weights themselves.
         let logit_floor = max + temp * (floor.ln() - 1e-3);

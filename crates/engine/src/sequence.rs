@@ -99,11 +99,11 @@ impl Sequence {
 
     /// Makes the sequence hold exactly `prompt`, with logits of its last token.
     ///
-    /// The longest common beginning is kept; where the runner cannot go back that far, the prompt is
-    /// computed from its start. Chunks end at multiples of the runner's largest span, wherever the
-    /// computing starts, so that a reused beginning changes no boundary after it. `progress` hears
-    /// how many tokens of the prompt are in place after each chunk. Cancelled, the sequence keeps the
-    /// chunks that were computed.
+    /// The longest common beginning is kept; where the runner cannot go back that far, the prompt
+    /// is computed from its start. Chunks end at multiples of the runner's largest span, wherever
+    /// the computing starts, so that a reused beginning changes no boundary after it. `progress`
+    /// hears how many tokens of the prompt are in place after each chunk. Cancelled, the sequence
+    /// keeps the chunks that were computed.
     pub fn sync(
         &mut self,
         runner: &mut dyn Runner,

@@ -4,10 +4,10 @@
 //! probability `p(d)` keep draft `d`, else take a token from `p` without `d`, renormalised. One
 //! ordinary draw `x` from `p` does both at once: it equals `d` with probability `p(d)`, and given
 //! that it does not, it is distributed like `p` without `d`. So verification samples every row just
-//! as plain decoding would and goes on while the sampled token equals the draft. The distribution is
-//! that of plain decoding by construction, at every temperature and under every filter; greedy
-//! decoding is the case in which `p` has one token; and a seed gives the same tokens with and without
-//! drafts, because both draw the same numbers for the same rows.
+//! as plain decoding would and goes on while the sampled token equals the draft. The distribution
+//! is that of plain decoding by construction, at every temperature and under every filter; greedy
+//! decoding is the case in which `p` has one token; and a seed gives the same tokens with and
+//! without drafts, because both draw the same numbers for the same rows.
 
 /// Most drafts in one step.
 pub const DRAFT_MAX: usize = 15;

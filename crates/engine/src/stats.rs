@@ -29,8 +29,8 @@ impl Stats {
         per_second(self.prompt_tokens - self.cached_tokens, self.prefill)
     }
 
-    /// Generated tokens per second of generation, without the first one, which prefill has paid for;
-    /// 0 when there is no other.
+    /// Generated tokens per second of generation, without the first one, which prefill has paid
+    /// for; 0 when there is no other.
     pub fn generation_tps(&self) -> f64 {
         per_second(self.generated_tokens.saturating_sub(1), self.generation)
     }

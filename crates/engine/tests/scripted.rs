@@ -77,7 +77,12 @@ fn run(mut runner: ScriptedRunner, sampling: Sampling, limits: &Limits<'_>, cap:
         ControlFlow::Continue(())
     });
     let held = seq.tokens().to_vec();
-    Run { tokens, held, end: end.unwrap(), drafts, calls: runner.spans.len() - before }
+    let calls = runner.spans.len() - before;
+    // Whatever ended it, the logits at hand are those after the last token held.
+    let mut again = Sequence::open(&mut runner, cap).unwrap();
+    again.sync(&mut runner, &held, &Cancel::default(), &mut |_| {}).unwrap();
+    assert_eq!(seq.logits(), again.logits());
+    Run { tokens, held, end: end.unwrap(), drafts, calls }
 }
 
 fn limits<'a>(max_tokens: usize, stops: &'a [TokenId], cancel: &'a Cancel) -> Limits<'a> {
@@ -134,6 +139,13 @@ fn acceptance_is_counted_by_position() {
     assert_eq!(run.drafts.steps, 4);
     assert_eq!(run.drafts.proposed[..4], [4, 4, 3, 0]);
     assert_eq!(run.drafts.accepted[..4], [4, 4, 0, 0]);
+    // A drafted stop token has held as well: 7 and 8 follow 6, and 8 ends the answer.
+    let runner = scripted(Box::new(counts)).with_drafts(Box::new(drafts));
+    let stops = ids([8]);
+    let limits = Limits { stops: &stops, ..limits };
+    let stopped = self::run(runner, Sampling::GREEDY, &limits, 100);
+    assert_eq!((stopped.tokens, stopped.end), (ids([6, 7]), End::Stop(TokenId(8))));
+    assert_eq!(stopped.drafts.accepted[..4], [1, 1, 0, 0]);
 }
 
 /// Two verified positions and the bonus token, against the product of filtered distributions.

@@ -56,7 +56,8 @@ fn output_is_parsed_without_a_model() {
     assert_eq!(
         got,
         json!([
-            {"reasoning_content": "hm", "content": "yes", "tool_calls": [], "finish_reason": "stop"},
+            {"reasoning_content": "hm", "content": "yes", "tool_calls": [],
+             "finish_reason": "stop"},
             {"reasoning_content": "", "content": "cut", "tool_calls": [],
              "finish_reason": "length"},
         ])
