@@ -2,7 +2,7 @@
 //! file.
 //!
 //! ```text
-//! cargo run --release -p ds4-cpu --example speed -- FILE [prompt tokens] [decoded tokens] [threads]
+//! cargo run --release -p ds4-cpu --example speed -- FILE [prompt tokens] [decoded tokens] [threads] [chunk]
 //! ```
 //! Token ids are pseudo-random; the last line is a hash of all logits, equal in every run.
 
@@ -21,7 +21,8 @@ fn main() -> Result<()> {
     let (prompt, decoded, threads) = (number(2, 64), number(3, 32), number(4, 0));
     let file = args.get(1).map_or("model.gguf", String::as_str);
     let model = Arc::new(ModelFile::open(std::path::Path::new(file), None)?);
-    let options = CpuOptions { threads, ..CpuOptions::default() };
+    let options =
+        CpuOptions { threads, chunk_max: number(5, ds4_cpu::CHUNK_MAX), ..CpuOptions::default() };
     let mut r = CpuRunner::new(&model, &options)?;
     println!("{}: {} threads, {}", model.name, r.threads(), model.description);
 

@@ -223,8 +223,12 @@ impl CpuRunner {
     }
 
     fn register(&mut self, seq: Seq) -> SeqId {
+        // Ids are not reused until all others have been: a stale one is noticed.
+        while self.ids.contains(&SeqId(self.next_id)) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
         let id = SeqId(self.next_id);
-        self.next_id += 1;
+        self.next_id = self.next_id.wrapping_add(1);
         self.ids.push(id);
         self.seqs.push(seq);
         id

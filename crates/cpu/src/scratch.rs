@@ -98,7 +98,7 @@ pub(crate) struct FfnScratch {
 pub(crate) struct Local {
     /// Scores of attention: `[heads, rows]`; of the indexer: `[rows]`.
     pub scores: Vec<f32>,
-    /// Weighted sums: `[heads, head_dim]`, or the compressor's `[3, dim]`.
+    /// Weighted sums: `[heads, head_dim]`; maxima and sums of a compressor: `[2, dim]`.
     pub sums: Vec<f32>,
     /// Sort keys of the indexer.
     pub keys: Vec<u64>,
@@ -130,7 +130,8 @@ impl Scratch {
         };
         let seen = dims.window + dims.ratios.iter().map(seen).max().unwrap_or(0);
         let scores = (dims.n_head * seen).max(rows);
-        let sums = (dims.n_head * dims.head_dim).max(3 * dims.index_dim);
+        let pooled = 2 * dims.head_dim.max(dims.index_dim);
+        let sums = (dims.n_head * dims.head_dim).max(pooled);
         for local in &mut self.locals {
             grow(&mut local.scores, scores);
             grow(&mut local.sums, sums);
@@ -248,6 +249,14 @@ mod tests {
             + floats(&[&f.up, &f.down, &f.shared_up]);
         assert!(all as u64 <= step_bytes(&dims, 8), "{all}");
         assert!(step_bytes(&dims, 512) < 600 << 20, "{}", step_bytes(&dims, 512));
+    }
+
+    #[test]
+    fn one_head_leaves_room_for_the_compressor() {
+        let dims = Dims { n_head: 1, ..ds4_model::shapes::flash() };
+        let mut s = Scratch::new(&dims, 1, 1);
+        s.fit(&dims, 100);
+        assert!(s.locals[0].sums.len() >= 2 * dims.head_dim);
     }
 
     #[test]
