@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p ds4-cpu --bench kernels -- [THREADS] [TYPE…]`
 
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
 use ds4_cpu::speed::{self, KernelSpeed};
 use ds4_cpu::{Isa, Pool};
 use ds4_gguf::TensorType;

@@ -14,6 +14,12 @@
 //! sequence as it was. A token's result does not depend on the tokens computed beside it or on the
 //! number of threads. Buffers are sized for the largest step; a token allocates nothing.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "kernels narrow on purpose: quantised values, lane numbers, f64 sums to f32"
+)]
+
 mod acts;
 mod attention;
 mod batch;

@@ -78,7 +78,9 @@ pub(crate) fn values(rng: &mut Rng, n: usize) -> Vec<f32> {
     let mut x = vec![0.0; n];
     for b in x.chunks_mut(32) {
         let size = rng.pick(&[0.0, 1e-3, 1.0, 1.0, 30.0]);
-        b.iter_mut().for_each(|v| *v = size * rng.unit());
+        for v in b {
+            *v = size * rng.unit();
+        }
     }
     x
 }

@@ -1,21 +1,5 @@
 //! f32 vectors of attention and the norms: the operations with no weights.
 
-/// `Σ a·b`, the shorter length counts.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let n = a.len().min(b.len());
-    let (a, b) = (&a[..n], &b[..n]);
-    let mut acc = [0.0f32; 16];
-    let (a16, a_rest) = a.as_chunks::<16>();
-    let (b16, b_rest) = b.as_chunks::<16>();
-    for (a, b) in a16.iter().zip(b16) {
-        for i in 0..16 {
-            acc[i] += a[i] * b[i];
-        }
-    }
-    let tail: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    acc.iter().sum::<f32>() + tail
-}
-
 /// `y += a·x`.
 pub(crate) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
@@ -60,14 +44,6 @@ pub(crate) fn sum_squares(x: &[f32]) -> f64 {
 /// `1 / sqrt(mean(x²) + eps)`; the mean is cast to f32 before `eps` is added (§2.0).
 pub(crate) fn inv_rms(x: &[f32], eps: f32) -> f32 {
     1.0 / ((sum_squares(x) / x.len() as f64) as f32 + eps).sqrt()
-}
-
-/// `y = x · inv_rms(x) · w`.
-pub(crate) fn rms_norm(y: &mut [f32], x: &[f32], w: &[f32], eps: f32) {
-    let s = inv_rms(x, eps);
-    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-        *y = x * s * w;
-    }
 }
 
 /// `gate = silu(min(gate, clamp)) · clamp(up, ±clamp)`.

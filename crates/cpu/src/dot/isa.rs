@@ -10,10 +10,6 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL, VBMI and VNNI.
-    Avx512,
-    /// AArch64 with the dot product instructions.
-    Neon,
 }
 
 /// The choice made by [`Isa::select`], plus one; 0 before any.
@@ -21,7 +17,7 @@ static SELECTED: AtomicU8 = AtomicU8::new(0);
 
 impl Isa {
     /// Every instruction set, the most capable last within its architecture.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+    pub const ALL: [Self; 2] = [Self::Scalar, Self::Avx2];
 
     /// What kernels use: the selected one, or the most capable this processor has.
     pub fn current() -> Self {
@@ -59,19 +55,8 @@ impl Isa {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                Self::Avx2.is_available()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512vbmi")
-                    && is_x86_feature_detected!("avx512vnni")
-            }
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
-            #[expect(unreachable_patterns, reason = "which arms exist depends on the target")]
-            _ => false,
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 => false,
         }
     }
 }

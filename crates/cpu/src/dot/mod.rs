@@ -95,7 +95,7 @@ pub(crate) fn tile(isa: Isa, t: &Tile<'_>) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: callers pass an instruction set that this processor has.
-        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::tile(t) },
+        Isa::Avx2 => unsafe { avx2::tile(t) },
         _ => scalar::tile(t),
     }
 }

@@ -110,8 +110,8 @@ impl<const L: usize> Panel<L> {
         self.sums.resize(n * W / 32, [0; L]);
         let mut w = [[0; W]; L];
         for i in 0..n {
-            for r in 0..L {
-                each(self, r, i, &rows[r][i], &mut w[r]);
+            for (r, row) in rows.iter().enumerate() {
+                each(self, r, i, &row[i], &mut w[r]);
             }
             let (quads, _) = self.q[i * W / 4..(i + 1) * W / 4].as_chunks_mut::<8>();
             for (k, quads) in quads.iter_mut().enumerate() {

@@ -45,7 +45,7 @@ fn products(q: &[f32], rows: &[&[f32]], mut put: impl FnMut(usize, usize, f32)) 
             let found = match isa {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `Isa::current` is one that this processor has.
-                Isa::Avx2 | Isa::Avx512 => unsafe { avx2::products(&heads, &pair_rows) },
+                Isa::Avx2 => unsafe { avx2::products(&heads, &pair_rows) },
                 _ => portable::products(&heads, &pair_rows),
             };
             for (h, found) in found.iter().enumerate().take(n) {
@@ -68,7 +68,7 @@ pub(crate) fn add_rows(sums: &mut [f32], rows: &[&[f32]], weights: &[f32], strid
         match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::current` is one that this processor has.
-            Isa::Avx2 | Isa::Avx512 => unsafe { avx2::add_rows(block, rows, &weights) },
+            Isa::Avx2 => unsafe { avx2::add_rows(block, rows, &weights) },
             _ => portable::add_rows(block, rows, &weights),
         }
         for (sums, weights) in block.chunks_exact_mut(dim).zip(weights) {

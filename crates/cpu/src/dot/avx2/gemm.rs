@@ -231,6 +231,7 @@ fn block<F: Format, const T: usize>(
     let x: [&[[i8; 4]]; T] = from_fn(|k| &x[k][i * quads..(i + 1) * quads]);
     let scales = if F::SUB == 0 { &[][..] } else { &p.scale[i * (quads / sub)..][..quads / sub] };
     let mut s = [_mm256_setzero_si256(); T];
+    #[expect(clippy::needless_range_loop, reason = "`scales` is empty where there are none")]
     for j in 0..quads / sub {
         let scale = if F::SUB == 0 { _mm256_set1_epi16(1) } else { load(&scales[j]) };
         let (mut at, end) = (j * sub, (j + 1) * sub);

@@ -4,13 +4,16 @@
 //! signed weight lends its sign to the activation; a few sums of two products fit 16 bits in every
 //! format. `madd` with the sub-block's scale, or with ones, then widens to 32 bits.
 
+#![cfg_attr(
+    not(test),
+    expect(clippy::wildcard_imports, reason = "the intrinsics' names are their own prefix")
+)]
+
 mod dense;
 mod gemm;
 mod rows;
 
 use std::arch::x86_64::*;
-
-use ds4_gguf::TensorType;
 
 use super::Tile;
 
@@ -21,19 +24,15 @@ use super::Tile;
 pub(super) unsafe fn tile(t: &Tile<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
-        let done = if t.toks.n < few(t.ty) { rows::tile(t) } else { gemm::tile(t) };
+        let done = if t.toks.n < FEW { rows::tile(t) } else { gemm::tile(t) };
         if !done {
             dense::tile(t);
         }
     }
 }
 
-/// Number of tokens from which on unpacking a panel pays.
-fn few(ty: TensorType) -> usize {
-    match ty {
-        _ => 6,
-    }
-}
+/// Number of tokens from which on unpacking a panel pays, measured for every format.
+const FEW: usize = 6;
 
 /// 32 bytes.
 #[target_feature(enable = "avx2")]
