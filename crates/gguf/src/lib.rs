@@ -11,6 +11,7 @@ pub mod limits;
 mod map;
 mod metadata;
 pub mod quant;
+pub mod safetensors;
 pub mod tables;
 mod tensor_type;
 mod value;

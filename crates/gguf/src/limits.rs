@@ -17,3 +17,5 @@ pub const TENSOR_NAME_BYTES_MAX: u64 = 255;
 pub const DIMS_MAX: u32 = 4;
 /// Largest `general.alignment`; the smallest is 8.
 pub const ALIGNMENT_MAX: u64 = 1 << 20;
+/// Bytes of a safetensors header (the format's own limit).
+pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;

@@ -174,7 +174,8 @@ fn typed_look_ups_say_what_they_found() {
         (m.bool("n").unwrap_err(), "n: expected a bool, found u32 7"),
         (
             m.u32s("ints").unwrap_err(),
-            "ints: expected an array of integers from 0 to 4294967295, found array [i32; 3] = [1, 2, -3]",
+            "ints: expected an array of integers from 0 to 4294967295, \
+             found array [i32; 3] = [1, 2, -3]",
         ),
         (
             m.strs("ints").unwrap_err(),
@@ -371,10 +372,16 @@ fn walk(g: &Gguf) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 4096, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        cases: 4096,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn flipped_bits_never_panic(flips in proptest::collection::vec((0usize..1 << 20, 0u8..8), 1..6)) {
+    fn flipped_bits_never_panic(
+        flips in proptest::collection::vec((0usize..1 << 20, 0u8..8), 1..6),
+    ) {
         let mut bytes = small_bytes();
         for (at, bit) in flips {
             let at = at % bytes.len();
@@ -387,7 +394,11 @@ proptest! {
     }
 
     #[test]
-    fn overwritten_numbers_never_panic(at in 0usize..1 << 20, n in prop_oneof![0..300u64, any::<u64>()], wide: bool) {
+    fn overwritten_numbers_never_panic(
+        at in 0usize..1 << 20,
+        n in prop_oneof![0..300u64, any::<u64>()],
+        wide: bool,
+    ) {
         let mut bytes = small_bytes();
         let len = if wide { 8 } else { 4 };
         let at = at % (bytes.len() - len);
