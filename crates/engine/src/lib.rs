@@ -14,6 +14,7 @@ mod cancel;
 mod decode;
 mod dialogue;
 mod error;
+mod exp;
 mod logprobs;
 mod sample;
 mod sequence;

@@ -19,6 +19,7 @@ use ds4_model::TokenId;
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use crate::exp::{self, exp, sum_exp};
 use crate::{Error, Result};
 
 /// How tokens are chosen.
@@ -57,15 +58,15 @@ impl Sampling {
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     id: u32,
-    /// Probability relative to the most probable token.
+    logit: f32,
+    /// Probability relative to the most probable token, once it is asked for.
     weight: f32,
 }
 
 impl Kept {
     /// Most probable first, lowest id first among equals.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that sorting wants")]
     fn rank(&self, other: &Self) -> Ordering {
-        other.weight.total_cmp(&self.weight).then(self.id.cmp(&other.id))
+        other.logit.total_cmp(&self.logit).then(self.id.cmp(&other.id))
     }
 }
 
@@ -119,8 +120,9 @@ impl Sampler {
     fn filter(&mut self, logits: &[f32]) -> Result<f64> {
         let Sampling { temp, top_k, top_p, min_p, .. } = self.sampling;
         let max = highest(logits)?;
-        let weight = |logit: f32| ((logit - max) / temp).exp();
-        let all = total_of(logits, top_k, top_p, weight);
+        let weight = |logit: f32| exp((logit - max) / temp);
+        // Top-p is measured against the whole vocabulary when no top-k comes first.
+        let all = (top_p < 1.0 && top_k == 0).then(|| sum_exp(logits, max, temp));
         // Without a top-p that needs the mass below, min-p can cut before anything is ranked: in
         // the default setting this leaves a handful of tokens of the whole vocabulary.
         let floor = if top_p < 1.0 && top_k > 0 { 0.0 } else { min_p };
@@ -132,12 +134,13 @@ impl Sampler {
                 .iter()
                 .zip(0..)
                 .filter(|&(&logit, _)| logit >= logit_floor && logit > f32::NEG_INFINITY)
-                .map(|(&logit, id)| Kept { id, weight: weight(logit) }),
+                .map(|(&logit, id)| Kept { id, logit, weight: 0.0 }),
         );
         if top_k > 0 && top_k < self.kept.len() {
             self.kept.select_nth_unstable_by(top_k - 1, Kept::rank);
             self.kept.truncate(top_k);
         }
+        self.kept.iter_mut().for_each(|kept| kept.weight = weight(kept.logit));
         if top_p < 1.0 {
             let mass = all.unwrap_or_else(|| sum(&self.kept));
             cut_top_p(&mut self.kept, f64::from(top_p) * mass);
@@ -148,11 +151,6 @@ impl Sampler {
         }
         Ok(sum(&self.kept))
     }
-}
-
-/// Weight of the whole vocabulary when top-p is measured against it: no top-k comes first.
-fn total_of(logits: &[f32], top_k: usize, top_p: f32, weight: impl Fn(f32) -> f32) -> Option<f64> {
-    (top_p < 1.0 && top_k == 0).then(|| logits.iter().map(|&l| f64::from(weight(l))).sum())
 }
 
 /// Total weight.
@@ -189,12 +187,13 @@ pub fn argmax(logits: &[f32]) -> Result<TokenId> {
 
 /// The highest logit. NaN and +∞ are refused, −∞ is a token that is excluded.
 pub(crate) fn highest(logits: &[f32]) -> Result<f32> {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &logit| max.max(logit));
-    let is_bad = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
-    if let Some(id) = logits.iter().position(is_bad) {
-        return Err(Error::Logit { id, value: logits[id] });
+    let (max, is_sound) = exp::highest(logits);
+    if is_sound {
+        return if max == f32::NEG_INFINITY { Err(Error::NoCandidate) } else { Ok(max) };
     }
-    if max == f32::NEG_INFINITY { Err(Error::NoCandidate) } else { Ok(max) }
+    let id = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY);
+    let id = id.expect("it was found before");
+    Err(Error::Logit { id, value: logits[id] })
 }
 
 #[cfg(test)]
