@@ -248,6 +248,9 @@ fn thinking_ends_where_it_says() {
     assert_eq!(think(&format!("r{broken}"), End::Stop), is(&format!("r{broken}"), "", &[]));
     let undeclared = outcome(&format!("r{CALL}"), &options(true, Some(&["g"])), End::Stop);
     assert_eq!(undeclared.reasoning, marked(&format!("r{CALL}")));
+    // What follows the first closing tag counts, not what follows the last.
+    let quoted = CALL.replace(">v<", "></¦tool_calls> v<");
+    assert_eq!(think(&format!("r{quoted}"), End::Stop), is(&format!("r{quoted}"), "", &[]));
     // Thinking although nobody asked for it.
     let found = outcome("<think>r</think>c", &options(false, None), End::Stop);
     assert_eq!((found.reasoning.as_str(), found.content.as_str()), ("r", "c"));

@@ -5,6 +5,7 @@
 
 use super::event::{End, Event};
 use super::marks::to_text;
+use super::queue::Queue;
 use super::tag::{Dialect, Found, Name, Tag, read};
 use super::value::{Kind, json_string, json_string_body, minify, object};
 
@@ -12,7 +13,7 @@ use super::value::{Kind, json_string, json_string_body, minify, object};
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     dialect: Dialect,
-    buf: Vec<u8>,
+    buf: Queue,
     place: Place,
     calls: Vec<Call>,
     is_clean: bool,
@@ -72,13 +73,19 @@ pub(super) enum Inside {
 
 impl Block {
     pub(super) fn new(dialect: Dialect) -> Self {
-        Self { dialect, buf: Vec::new(), place: Place::Calls, calls: Vec::new(), is_clean: true }
+        Self {
+            dialect,
+            buf: Queue::default(),
+            place: Place::Calls,
+            calls: Vec::new(),
+            is_clean: true,
+        }
     }
 
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
         if !self.is_done() {
-            self.buf.extend_from_slice(bytes);
+            self.buf.push(bytes);
             while self.step(out) {}
         }
     }
@@ -163,7 +170,7 @@ impl Block {
                 true
             }
             Found::Tag(tag) => {
-                self.buf.drain(..tag.len);
+                self.buf.skip(tag.len);
                 self.take_tag(tag, out);
                 true
             }
@@ -172,13 +179,14 @@ impl Block {
 
     /// Drops text between tags; inside an invoke it may turn out to be the arguments.
     fn skip(&mut self, len: usize) {
-        let text: Vec<u8> = self.buf.drain(..len).collect();
+        let text = &self.buf[..len];
         self.is_clean &= text.trim_ascii().is_empty();
         if matches!(self.place, Place::Parameters)
             && let Some(call) = self.calls.last_mut()
         {
-            call.loose.extend_from_slice(&text);
+            call.loose.extend_from_slice(text);
         }
+        self.buf.skip(len);
     }
 
     fn take_tag(&mut self, tag: Tag, out: &mut Vec<Event>) {
@@ -302,10 +310,10 @@ impl Block {
     fn send_string(&mut self, out: &mut Vec<Event>) {
         let Place::Value(value) = &mut self.place else { return };
         let certain = value.tail.unwrap_or(value.scan);
-        let bytes: Vec<u8> = self.buf.drain(..certain).collect();
+        let text = json_string_body(&self.buf[..certain]);
+        self.buf.skip(certain);
         value.scan -= certain;
         value.tail = value.tail.map(|_| 0);
-        let text = json_string_body(&bytes);
         value.sent.push_str(&text);
         self.push_args(text, out);
     }
@@ -325,7 +333,7 @@ impl Block {
             let json = value.kind.value(bytes, self.dialect, 0);
             (format!("{comma}{}:{json}", json_string(&value.key)), json)
         };
-        self.buf.drain(..after);
+        self.buf.skip(after);
         self.push_args(delta, out);
         let call = self.calls.last_mut().expect("a parameter is inside an invoke");
         call.members.push((value.key, json));

@@ -15,6 +15,7 @@ mod block;
 mod event;
 mod marks;
 mod opening;
+mod queue;
 mod tag;
 mod thinking;
 mod value;
@@ -164,7 +165,7 @@ impl Parser {
     pub fn region(&self) -> Region {
         match &self.state {
             State::Start(true) | State::Thinking(_) => Region::Thinking,
-            State::Text(_) if self.buf.contains(&TAG) => Region::Structure,
+            State::Text(None) if self.buf.contains(&TAG) => Region::Structure,
             State::Start(false) | State::Text(_) => Region::Text,
             State::Done => Region::Done,
             State::Block(block) => match block.inside() {

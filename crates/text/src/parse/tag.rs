@@ -231,7 +231,7 @@ mod tests {
         use Name::{Block, Invoke, Other, Parameter};
         let marked = Dialect::Marked;
         check("<¦tool_calls>\n", marked, Some((Block, 13, None, None)));
-        check("<¦invokename=\"f\">", marked, Some((Invoke, 18, Some("f"), None)));
+        check("<¦invokename=\"f\">", marked, Some((Invoke, 17, Some("f"), None)));
         check("</¦invoke>\n", marked, Some((Invoke, 10, None, None)));
         check("<¦ invoke name=\"f\">", marked, Some((Invoke, 19, Some("f"), None)));
         check("<¦function_calls>", marked, Some((Other, 17, None, None)));

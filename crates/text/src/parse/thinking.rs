@@ -19,7 +19,7 @@ pub(super) struct HeldBlock {
     calls: Option<usize>,
     /// Where to go on searching for closing tags.
     scan: usize,
-    /// Where the last closing tag ends.
+    /// Where the closing tag ends whose successor is not known yet.
     end: Option<usize>,
 }
 
@@ -47,16 +47,22 @@ impl HeldBlock {
             }
         }
         let closing = [b"</".as_slice(), &[TAG], b"tool_calls>"].concat();
-        while let Some(at) =
-            bytes[self.scan..].windows(closing.len()).position(|window| window == closing)
-        {
+        loop {
+            // Each closing tag is judged by what follows it, before the next one is looked for.
+            if let Some(end) = self.end {
+                match bytes[end..].trim_ascii_start() {
+                    [] | [b'<'] => return Verdict::Open,
+                    [b'<', TAG, ..] => self.end = None,
+                    _ => return Verdict::Text(end),
+                }
+            }
+            let found = bytes[self.scan..].windows(closing.len()).position(|w| w == closing);
+            let Some(at) = found else {
+                self.scan = self.scan.max((bytes.len() + 1).saturating_sub(closing.len()));
+                return Verdict::Open;
+            };
             self.scan += at + closing.len();
             self.end = Some(self.scan);
-        }
-        self.scan = self.scan.max(bytes.len().saturating_sub(closing.len()));
-        match self.end.map(|end| bytes[end..].trim_ascii_start()) {
-            None | Some([] | [b'<'] | [b'<', TAG, ..]) => Verdict::Open,
-            Some(_) => Verdict::Text(self.end.unwrap_or(self.start)),
         }
     }
 
