@@ -117,21 +117,22 @@ impl Scheduler {
             .map(|ix| self.match_slot(ix, prompt, key))
             .max_by_key(|m| (m.keep, self.slots[m.slot].is_idle(), self.slots[m.slot].used));
         let live = best.as_ref().map_or(0, |m| m.keep);
-        let mut why = match &best {
+        let why = match &best {
             Some(m) => format!("live: {} of {} tokens shared", m.common, prompt.len()),
             None => "live: no sequence yet".to_owned(),
         };
-        if let Some(disk) = &self.disk {
-            match disk.store.find(key) {
-                Ok(hit) if hit.tokens as usize >= live + SPARE_MIN => {
-                    why.push_str(&format!("; disk: {} tokens", hit.tokens));
-                    return (Place::File(hit), why);
-                }
-                Ok(hit) => why.push_str(&format!("; disk: only {} tokens", hit.tokens)),
-                Err(miss) => why.push_str(&format!("; disk: {miss}")),
+        let Some(disk) = &self.disk else { return (self.place_live(best), why) };
+        match disk.store.find(key) {
+            Ok(hit) if hit.tokens as usize >= live + SPARE_MIN => {
+                let why = format!("{why}; disk: {} tokens", hit.tokens);
+                (Place::File(hit), why)
             }
+            Ok(hit) => {
+                let why = format!("{why}; disk: only {} tokens", hit.tokens);
+                (self.place_live(best), why)
+            }
+            Err(miss) => (self.place_live(best), format!("{why}; disk: {miss}")),
         }
-        (self.place_live(best), why)
     }
 
     fn place_live(&self, best: Option<Match>) -> Place {

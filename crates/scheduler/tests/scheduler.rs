@@ -41,7 +41,7 @@ fn drafting() -> ScriptedRunner {
         let mut all = tokens.to_vec();
         for _ in 0..3 {
             let next = answer(&all);
-            all.push(TokenId(if next % 3 == 0 { 7 } else { next }));
+            all.push(TokenId(if next.is_multiple_of(3) { 7 } else { next }));
         }
         all[tokens.len()..].to_vec()
     }))
@@ -164,7 +164,7 @@ fn ask(s: &mut Scheduler, prompt: &[u32], n: usize) -> (Vec<u32>, Started) {
 }
 
 fn numbers(seed: u32, n: usize) -> Vec<u32> {
-    (0..n as u32).map(|i| 1 + (i * 7 + seed * 13 + i * i % 11) % 40).collect()
+    (0..u32::try_from(n).unwrap()).map(|i| 1 + (i * 7 + seed * 13 + i * i % 11) % 40).collect()
 }
 
 #[test]
