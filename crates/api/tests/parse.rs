@@ -1,5 +1,7 @@
 //! Parsing model output against the vendor's parsers, and by the rules where they give up.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../../text/tests/common/mod.rs"]
 mod common;
 
