@@ -33,15 +33,15 @@ fn check(ty: TensorType, file: &str, limit: f64) {
     assert!(error <= limit, "{ty}: {error} > {limit}");
 }
 
-/// The limits are the errors of ggml's quantiser on the same data (with equal weights where it
-/// takes any), rounded up, except for `Q8_0` and MXFP4, where it is the standard encoder.
+/// The limits are what the encoders reach, rounded up. With equal weights ggml's quantiser reaches
+/// 0.00469 (`Q8_0`), 0.1177 (MXFP4), 0.2702 (`Q2_K`), 0.0679 (`Q4_K`), 0.3374 (`IQ2_XXS`).
 #[test]
-fn errors_are_at_most_those_of_the_best_known_encoders() {
-    check(TensorType::Q8_0, "q8_0", 0.004_692_868);
-    check(TensorType::Mxfp4, "mxfp4", 0.117_697_29);
-    check(TensorType::Q2K, "q2_k", 0.270_25);
-    check(TensorType::Q4K, "q4_k", 0.067_891);
-    check(TensorType::Iq2Xxs, "iq2_xxs", 0.334_28);
+fn errors_are_below_those_of_the_known_encoders() {
+    check(TensorType::Q8_0, "q8_0", 0.0046);
+    check(TensorType::Mxfp4, "mxfp4", 0.113);
+    check(TensorType::Q2K, "q2_k", 0.2605);
+    check(TensorType::Q4K, "q4_k", 0.067);
+    check(TensorType::Iq2Xxs, "iq2_xxs", 0.324);
 }
 
 const BLOCKS: [TensorType; 5] =
