@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(pieces, whole, "cut every {len} bytes");
     }
     for call in whole.0.complete_calls() {
-        let arguments: serde_json::Result<serde_json::Value> = serde_json::from_str(&call.arguments);
+        let arguments = serde_json::from_str::<serde_json::Value>(&call.arguments);
         // Deeper JSON than a reader takes is no JSON here either, so it was made a string.
         assert!(arguments.is_ok_and(|value| value.is_object()), "{}", call.arguments);
     }

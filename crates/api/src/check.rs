@@ -84,8 +84,8 @@ fn render_case(
 }
 
 /// Array of model outputs `{"thinking","raw_without_eos","tools"?,"finish"?}` to array of
-/// `{"reasoning_content","content","tool_calls","finish_reason"}`. Without `tools` every name counts
-/// as declared.
+/// `{"reasoning_content","content","tool_calls","finish_reason"}`. Without `tools` every name
+/// counts as declared.
 pub fn parse_json(input: &Value) -> Result<Value, RequestError> {
     array(input)?.iter().enumerate().map(|(i, case)| parse_case(case, &format!("[{i}]"))).collect()
 }

@@ -192,8 +192,8 @@ fn copy(schema: &Value, keyword: &str, out: &mut Map<String, Value>) {
 mod tests {
     use super::*;
 
-    fn check(schema: Value, expected: Result<&str, &str>) {
-        let found = strict_parameters(Some(&schema)).map(|strict| strict.to_string());
+    fn check(schema: &Value, expected: Result<&str, &str>) {
+        let found = strict_parameters(Some(schema)).map(|strict| strict.to_string());
         let found = found.as_ref().map(String::as_str).map_err(|e| e.message.as_str());
         assert_eq!(found, expected, "{schema}");
     }
@@ -201,12 +201,13 @@ mod tests {
     #[test]
     fn objects_are_closed_and_keywords_ordered() {
         check(
-            json!({
+            &json!({
                 "$schema": "x", "description": "d", "additionalProperties": false,
                 "properties": {
                     "b": {"enum": ["x"], "type": "string", "minLength": 2, "description": "s"},
                     "a": {"type": "object", "properties": {"n": {"minimum": 1, "type": "integer"}}},
-                    "l": {"type": "array", "description": "l", "items": {"type": ["string", "null"]}},
+                    "l": {"type": "array", "description": "l",
+                          "items": {"type": ["string", "null"]}},
                     "u": {"description": "u", "anyOf": [{"type": "null"}, {"type": "boolean"}]},
                 },
                 "type": "object",
@@ -223,7 +224,7 @@ mod tests {
         );
         let none =
             r#"{"type":"object","properties":{},"additionalProperties":false,"required":[]}"#;
-        check(json!({"type": "object"}), Ok(none));
+        check(&json!({"type": "object"}), Ok(none));
         assert_eq!(strict_parameters(None).unwrap().to_string(), none);
     }
 
@@ -256,7 +257,7 @@ mod tests {
                 "An object with no properties is not allowed.",
             ),
         ] {
-            check(schema, Err(message));
+            check(&schema, Err(message));
         }
     }
 }

@@ -14,8 +14,8 @@ const FORGIVEN: [&str; 2] = ["short-dsml", "plain-xml"];
 
 #[test]
 fn as_the_strict_parser_where_it_succeeds() {
-    let cases = cases("parse.json");
-    assert_eq!(cases.len(), 34);
+    let cases = [cases("parse.json"), cases("random_parse.json")].concat();
+    assert_eq!(cases.len(), 34 + 80);
     let found = parse_json(&Value::Array(cases.clone())).unwrap();
     let mut n_strict = 0;
     for (case, found) in cases.iter().zip(found.as_array().unwrap()) {
@@ -32,7 +32,7 @@ fn as_the_strict_parser_where_it_succeeds() {
         let has_calls = strict["tool_calls"] != json!([]);
         assert_eq!(found["finish_reason"], if has_calls { "tool_calls" } else { "stop" }, "{id}");
     }
-    assert_eq!(n_strict, 14);
+    assert_eq!(n_strict, 14 + 80);
 }
 
 /// Names and arguments as JSON values, whose key order counts.

@@ -34,6 +34,30 @@ fn april_as_the_reference() {
 }
 
 #[test]
+fn random_conversations_as_the_references() {
+    for (profile, file) in
+        [(Profile::April, "random_2604.json"), (Profile::July, "random_2607.json")]
+    {
+        let cases = cases(file);
+        assert_eq!(cases.len(), 80);
+        let found = render_json(tokenizer(), profile, &Value::Array(cases.clone())).unwrap();
+        for (case, found) in cases.iter().zip(found.as_array().unwrap()) {
+            let prompt = case.get("prompt").unwrap_or(&Value::Null);
+            assert_eq!(
+                found.get("prompt").unwrap_or(&Value::Null),
+                prompt,
+                "{file} {}",
+                case["id"]
+            );
+            if found["prompt"].is_string() {
+                let text = tokenizer().decode(&ids(&found["token_ids"])).unwrap();
+                assert_eq!(text, found["prompt"].as_str().unwrap(), "{file} {}", case["id"]);
+            }
+        }
+    }
+}
+
+#[test]
 fn july_as_the_hosted_api() {
     let all = cases("requests_2607.json");
     let cases: Vec<Value> = all.into_iter().filter(|case| case["protocol"] == "chat").collect();

@@ -76,3 +76,31 @@ impl Matcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alphabet::TO_CHAR;
+
+    fn check(text: &str, expected: &[Stretch<'_>]) {
+        let added = [("<a", 4), ("<ab", 4), ("b>", 3), ("中", 4)];
+        let mut tokens: Vec<String> = added.iter().map(|(text, _)| (*text).to_owned()).collect();
+        let mut types: Vec<i32> = added.iter().map(|(_, ty)| *ty).collect();
+        tokens.extend(TO_CHAR.map(String::from));
+        types.extend([1; 256]);
+        let literals = Literals::new(&Vocab::new(&tokens, &types, &[]).unwrap());
+        let mut found = Vec::new();
+        literals.cut(text, &mut |stretch| found.push(stretch));
+        assert_eq!(found, expected, "{text}");
+    }
+
+    #[test]
+    fn the_first_pass_takes_before_the_second_looks() {
+        use Stretch::{Plain, Token};
+        check("", &[]);
+        check("x<a", &[Plain("x"), Token(0)]);
+        check("<abc", &[Token(1), Plain("c")]);
+        check("<ab>", &[Token(0), Token(2)]);
+        check("<<ab中b>b", &[Plain("<"), Token(1), Token(3), Token(2), Plain("b")]);
+    }
+}

@@ -214,3 +214,37 @@ impl Vocab {
         &self.byte_ids
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn passes_are_those_of_the_model_s_file() {
+        let packed = include_bytes!("../../../testdata/protocol/vocab.txt.gz");
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).unwrap();
+        let mut n = [0, 0];
+        for line in text.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let expected = match fields[..] {
+                [_, "1", _] => continue,
+                [_, _, "0"] => Pass::First,
+                _ => Pass::Second,
+            };
+            let mut vocab = Vocab {
+                kinds: Vec::new(),
+                bytes: Vec::new(),
+                ends: Vec::new(),
+                added: HashMap::new(),
+                merges: Vec::new(),
+                byte_ids: [0; 256],
+            };
+            vocab.push(0, fields[0], fields[1].parse().unwrap()).unwrap();
+            assert_eq!(vocab.kinds, [Kind::Added(expected)], "{line}");
+            n[expected as usize] += 1;
+        }
+        assert_eq!(n, [1237, 46]);
+    }
+}

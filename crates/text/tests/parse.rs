@@ -282,7 +282,7 @@ fn nothing_follows_a_block() {
     let text = marked(CALL);
     for (i, c) in text.char_indices() {
         assert!(!parser.is_done());
-        parser.push_text(text[i..i + c.len_utf8()].as_bytes());
+        parser.push_text(&text.as_bytes()[i..i + c.len_utf8()]);
     }
     assert!(parser.is_done());
     assert_eq!(parser.region(), Region::Done);
@@ -406,7 +406,10 @@ fn piece() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(2000)
+    })]
 
     #[test]
     fn cuts_have_no_meaning(

@@ -2,17 +2,19 @@
 
 mod common;
 
-use common::{cases, ids, tokenizer, vocab_lines};
-use ds4_text::{Detok, Tokenizer, Vocab};
+use std::fmt::Write;
+
+use common::{cases, ids, tokenizer};
+use ds4_text::Detok;
 
 #[test]
 fn encodes_as_the_reference() {
-    let cases = cases("tokenizer_encode.json");
-    assert_eq!(cases.len(), 247);
-    for case in cases {
+    let (chosen, random) = (cases("tokenizer_encode.json"), cases("random_tokens.json"));
+    assert_eq!((chosen.len(), random.len()), (247, 120));
+    for case in chosen.iter().chain(&random) {
         let text = case["text"].as_str().unwrap();
-        assert_eq!(tokenizer().encode_with_control(text), ids(&case["ids"]), "{}", case["id"]);
-        assert_eq!(tokenizer().encode_plain(text), ids(&case["ids_plain"]), "{}", case["id"]);
+        assert_eq!(tokenizer().encode_with_control(text), ids(&case["ids"]), "{text:?}");
+        assert_eq!(tokenizer().encode_plain(text), ids(&case["ids_plain"]), "{text:?}");
     }
 }
 
@@ -32,5 +34,8 @@ fn decodes_as_the_reference() {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }

@@ -5,8 +5,9 @@
 //! decisions depend on the bytes alone, never on how they are cut, and nothing in the output makes
 //! it fail: what is broken becomes content, without the markers.
 //!
-//! Inside a block of calls [`block`] takes over; [`tag`] and [`value`] are its grammar. [`thinking`]
-//! and [`opening`] decide about the two kinds of blocks that can only be judged as a whole.
+//! Inside a block of calls `block.rs` takes over; `tag.rs` and `value.rs` are its grammar.
+//! `thinking.rs` and `opening.rs` decide about the two kinds of blocks that can only be judged as a
+//! whole.
 
 use crate::control::Specials;
 use crate::limits;

@@ -1,7 +1,7 @@
 //! Conversations to prompts: the two prompt profiles that the model's checkpoints were trained on.
 //!
 //! What both share is here: the tool text, the schema text and the block of tool calls. What they
-//! do with messages is in [`april`] and [`july`].
+//! do with messages is in [`april`] and `july.rs`.
 
 use serde_json::{Map, Value};
 
