@@ -12,6 +12,11 @@
 //! The way out is [`Detok`], which never cuts a character, and [`parse::Parser`], which takes the
 //! model's output apart into reasoning, content and tool calls.
 //!
+//! Pre-tokenizer and merges are written here instead of taken from the `tokenizers` crate: it gives
+//! the same ids (compared over 60,000 random strings), but needs 72 crates and, on the machine of
+//! the first measurements (two Zen 1 cores), 183 ms to build and a second for each megabyte, where
+//! `examples/encode_speed.rs` measures 60–105 ms and 15–20 MB/s.
+//!
 //! This crate knows no request format, no HTTP and no sampling. "§A.2" in a comment names a section
 //! of the model's token and text protocol.
 #![forbid(unsafe_code)]
