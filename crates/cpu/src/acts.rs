@@ -3,8 +3,6 @@
 //! Formats: §6.2 (`Q8_0` form) and §6.4 (`Q8_K`). Buffers are kept between calls, so a step that
 //! is no larger than an earlier one allocates nothing.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::pool::Pool;
 
 /// Which form of the activations a product reads.
@@ -38,7 +36,6 @@ struct Form {
     q: Vec<i8>,
     d: Vec<f32>,
     sums: Vec<i16>,
-    offsets: Vec<i32>,
 }
 
 /// One row in a quantised form: `x[i] ≈ q[i] · d[i / block]`.
@@ -48,11 +45,8 @@ pub(crate) struct Quant<'a> {
     pub q: &'a [i8],
     /// One scale per block.
     pub d: &'a [f32],
-    /// Sums of 16 consecutive `q`.
+    /// `Q8K` only: sums of 16 consecutive `q`.
     pub sums: &'a [i16],
-    /// `−128 · Σ q` of 32 consecutive `q`: what a product is too large by when 128 is added to the
-    /// weights to make them unsigned.
-    pub offsets: &'a [i32],
 }
 
 impl Acts {
@@ -158,185 +152,56 @@ impl Form {
             self.q.resize(len, 0);
             self.d.resize(len / block, 0.0);
             self.sums.resize(len / 16, 0);
-            self.offsets.resize(len / 32, 0);
         }
     }
 
     fn quantise(&mut self, pool: &Pool, x: &[f32], cols: usize, block: usize) {
-        let d = self.d.chunks_mut(cols / block);
-        let sums = self.sums.chunks_mut(cols / 16);
-        let offsets = self.offsets.chunks_mut(cols / 32);
-        let parts = self.q.chunks_mut(cols).zip(d).zip(sums.zip(offsets));
-        let mut rows =
-            x.chunks(cols).zip(parts.map(|((q, d), (sums, offsets))| Row { q, d, sums, offsets }));
-        if x.len() < ALONE {
-            rows.for_each(|(x, row)| row.quantise(x, block));
-            return;
+        let rows = x.chunks(cols).zip(self.q.chunks_mut(cols));
+        let scales = self.d.chunks_mut(cols / block).zip(self.sums.chunks_mut(cols / 16));
+        let _ = pool;
+        for ((x, q), (d, sums)) in rows.zip(scales) {
+            if block == 32 { row_q8_0(x, q, d) } else { row_q8_k(x, q, d, sums) }
         }
-        let rows = Mutex::new(&mut rows);
-        let next = || rows.lock().unwrap_or_else(PoisonError::into_inner).next();
-        pool.run(|_, _| {
-            while let Some((x, row)) = next() {
-                row.quantise(x, block);
-            }
-        });
     }
 
     fn row(&self, i: usize, cols: usize, block: usize) -> Quant<'_> {
         assert!(self.valid, "activations were not prepared in this form");
-        let part = |n: usize| i * cols / n..(i + 1) * cols / n;
+        let (nd, ns) = (cols / block, cols / 16);
         Quant {
-            q: &self.q[part(1)],
-            d: &self.d[part(block)],
-            sums: &self.sums[part(16)],
-            offsets: &self.offsets[part(32)],
+            q: &self.q[i * cols..(i + 1) * cols],
+            d: &self.d[i * nd..(i + 1) * nd],
+            sums: &self.sums[i * ns..(i + 1) * ns],
         }
     }
 }
-
-/// One row of a form, to be written.
-struct Row<'a> {
-    q: &'a mut [i8],
-    d: &'a mut [f32],
-    sums: &'a mut [i16],
-    offsets: &'a mut [i32],
-}
-
-impl Row<'_> {
-    fn quantise(self, x: &[f32], block: usize) {
-        let Self { q, d, sums, offsets } = self;
-        if block == 32 {
-            row_q8_0(x, q, d)
-        } else {
-            row_q8_k(x, q, d)
-        }
-        for (s, q) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
-            *s = q.iter().map(|q| i16::from(*q)).sum();
-        }
-        for (o, s) in offsets.iter_mut().zip(sums.as_chunks::<2>().0) {
-            *o = -128 * (i32::from(s[0]) + i32::from(s[1]));
-        }
-    }
-}
-
-/// Fewer values than this are quantised sooner than other threads are told to help.
-const ALONE: usize = 32 << 10;
 
 /// `d = amax / 127`, `q = rint(x · (1/d))`, ties to even.
 fn row_q8_0(x: &[f32], q: &mut [i8], d: &mut [f32]) {
-    for ((x, q), d) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0).zip(d) {
-        *d = f32::from_bits(largest(x)) / 127.0;
+    for ((x, q), d) in x.chunks_exact(32).zip(q.chunks_exact_mut(32)).zip(d) {
+        // Compared as integers, NaN is the largest magnitude: it ends up in `d`, not in silence.
+        let amax = x.iter().fold(0, |m, x| x.abs().to_bits().max(m));
+        *d = f32::from_bits(amax) / 127.0;
         let inv = if *d == 0.0 { 0.0 } else { 1.0 / *d };
         for (q, x) in q.iter_mut().zip(x) {
-            *q = rint(x * inv);
+            *q = (x * inv).round_ties_even().clamp(-127.0, 127.0) as i8;
         }
     }
 }
 
 /// `m` = the element of largest magnitude (the first on ties), `q = rint(x · (−127/m))`, at most
 /// 127, `d = 1 / (−127/m)`.
-fn row_q8_k(x: &[f32], q: &mut [i8], d: &mut [f32]) {
-    for ((x, q), d) in x.as_chunks::<256>().0.iter().zip(q.as_chunks_mut::<256>().0).zip(d) {
-        let size = largest(x);
-        let m = x.iter().find(|x| x.abs().to_bits() == size).copied().unwrap_or(0.0);
+fn row_q8_k(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+    let blocks = x.chunks_exact(256).zip(q.chunks_exact_mut(256));
+    for ((x, q), (d, sums)) in blocks.zip(d.iter_mut().zip(sums.chunks_exact_mut(16))) {
+        let bigger = |m: f32, x: &f32| if x.abs().to_bits() > m.abs().to_bits() { *x } else { m };
+        let m = x.iter().fold(0.0, bigger);
         let inv = if m == 0.0 { 0.0 } else { -127.0 / m };
-        *d = if m == 0.0 { 0.0 } else { 1.0 / inv };
+        *d = if inv == 0.0 { 0.0 } else { 1.0 / inv };
         for (q, x) in q.iter_mut().zip(x) {
-            *q = rint(x * inv);
+            *q = (x * inv).round_ties_even().clamp(-127.0, 127.0) as i8;
         }
-    }
-}
-
-/// Bits of the largest magnitude. Compared as integers, NaN is larger than any number: it ends up
-/// in the scale and so in every product, not in silence.
-fn largest(x: &[f32]) -> u32 {
-    x.iter().fold(0, |m: i32, x| m.max(x.abs().to_bits().cast_signed())).cast_unsigned()
-}
-
-/// To the nearest integer, ties to even, at most ±127. Adding 1.5·2²³ leaves the integer in the low
-/// bits; unlike a call to round, this is done for many values at once.
-fn rint(v: f32) -> i8 {
-    const SHIFT: f32 = 12_582_912.0;
-    let bits = (v.clamp(-127.0, 127.0) + SHIFT).to_bits();
-    bits.wrapping_sub(SHIFT.to_bits()) as i8
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Little-endian floats of a fixture.
-    fn floats(bytes: &[u8]) -> Vec<f32> {
-        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-    }
-
-    /// The values a form stands for, row by row.
-    fn check(form: ActForm, expected: &[u8]) {
-        let x = floats(include_bytes!("../../../testdata/activations/act.in.f32"));
-        let cols = 512;
-        let mut acts = Acts::new();
-        acts.set(&Pool::new(2), &x, x.len() / cols, cols, &[form]);
-        let mut y = vec![0.0; x.len()];
-        for (i, y) in y.chunks_exact_mut(cols).enumerate() {
-            acts.values(form, i, 0, y);
-        }
-        for (i, (y, e)) in y.iter().zip(floats(expected)).enumerate() {
-            assert!(*y == e, "{form:?}, value {i}: {y:e} for {e:e}");
-        }
-    }
-
-    #[test]
-    fn forms_equal_the_reference() {
-        check(ActForm::Q8_0, include_bytes!("../../../testdata/activations/act_q8_0.out.f32"));
-        check(ActForm::Q8K, include_bytes!("../../../testdata/activations/act_q8_k.out.f32"));
-    }
-
-    #[test]
-    fn rounding_is_to_even_and_bounded() {
-        for (x, y) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (126.5, 126)] {
-            assert_eq!(rint(x), y, "{x}");
-        }
-        assert_eq!((rint(1e9), rint(f32::NEG_INFINITY)), (127, -127));
-        for i in -1270..=1270_i16 {
-            let x = f32::from(i) / 10.0;
-            assert_eq!(f32::from(rint(x)), x.round_ties_even(), "{x}");
-        }
-    }
-
-    #[test]
-    fn sums_and_offsets_belong_to_the_values() {
-        let mut rng = crate::synthetic::Rng(5);
-        let x = crate::synthetic::values(&mut rng, 200 * 256);
-        let mut acts = Acts::new();
-        acts.set(&Pool::new(3), &x, 200, 256, &[ActForm::Q8_0, ActForm::Q8K]);
-        for i in 0..200 {
-            for f in [acts.q8_0(i), acts.q8_k(i)] {
-                for (k, s) in f.sums.iter().enumerate() {
-                    let sum: i16 = f.q[16 * k..16 * k + 16].iter().map(|q| i16::from(*q)).sum();
-                    assert_eq!(*s, sum);
-                }
-                for (k, o) in f.offsets.iter().enumerate() {
-                    assert_eq!(
-                        *o,
-                        -128 * (i32::from(f.sums[2 * k]) + i32::from(f.sums[2 * k + 1]))
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn values_that_are_no_numbers_stay_visible() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut x = vec![1.0; 512];
-            x[300] = bad;
-            let mut acts = Acts::new();
-            acts.set(&Pool::new(1), &x, 1, 512, &[ActForm::Q8_0, ActForm::Q8K]);
-            let mut y = vec![0.0; 512];
-            for form in [ActForm::Q8_0, ActForm::Q8K] {
-                acts.values(form, 0, 0, &mut y);
-                assert!(y[300].is_nan() && y[0] == 1.0, "{form:?} of {bad}: {}", y[300]);
-            }
+        for (s, q) in sums.iter_mut().zip(q.chunks_exact(16)) {
+            *s = q.iter().map(|q| i16::from(*q)).sum();
         }
     }
 }
