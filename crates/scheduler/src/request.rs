@@ -80,6 +80,12 @@ pub trait Client: Send {
         let _ = done;
     }
 
+    /// Whether another token can be taken now. While not, the sequence is held and costs no more
+    /// than its place; a client that never recovers must cancel the request itself.
+    fn is_ready(&mut self) -> bool {
+        true
+    }
+
     /// May exclude tokens by setting their logits to −∞ before one is chosen.
     fn constrain(&mut self, logits: &mut [f32]) {
         let _ = logits;

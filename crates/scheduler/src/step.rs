@@ -22,6 +22,8 @@ pub struct Scheduler {
     pub(crate) slots: Vec<Slot>,
     pub(crate) queue: VecDeque<(Request, Box<dyn Client>)>,
     pub(crate) tick: u64,
+    /// Whether everything active was held by its client in the last step.
+    pub(crate) is_held: bool,
     logits: Vec<f32>,
 }
 
@@ -41,7 +43,8 @@ impl Scheduler {
         disk: Option<Disk>,
     ) -> Self {
         let (slots, queue) = (Vec::new(), VecDeque::new());
-        Self { runner, options, texts, disk, slots, queue, tick: 0, logits: Vec::new() }
+        let (is_held, logits) = (false, Vec::new());
+        Self { runner, options, texts, disk, slots, queue, tick: 0, is_held, logits }
     }
 
     /// Puts a request at the end of the queue.
@@ -115,7 +118,10 @@ impl Scheduler {
     /// One token of every sequence that decodes, then a chunk of the prompt that began first.
     fn plan(&mut self) -> Vec<Part> {
         let chunk_max = self.runner.chunk_max();
-        let decoding: Vec<usize> = self.slots_where(|s| next_of(s).is_some());
+        let mut decoding: Vec<usize> = self.slots_where(|s| next_of(s).is_some());
+        let n_decoding = decoding.len();
+        decoding.retain(|&ix| self.slots[ix].work.as_mut().is_some_and(|w| w.client.is_ready()));
+        self.is_held = decoding.is_empty() && n_decoding > 0 && n_decoding == self.active();
         let mut parts = Vec::new();
         let mut room = chunk_max;
         for &slot in &decoding {

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::{Client, Error, Request, Result, Scheduler};
+
+/// How often clients that hold their sequences are asked again.
+const HELD_POLL: Duration = Duration::from_millis(2);
 
 /// What the worker is asked.
 enum Command {
@@ -98,7 +102,20 @@ impl Worker {
     }
 }
 
+/// Says that the runner is gone when the thread unwinds, so that nobody waits for it.
+struct Alarm<'a>(&'a Shared);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.is_dead.store(true, Ordering::Relaxed);
+            self.0.is_closing.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 fn run(mut scheduler: Scheduler, inbox: &Receiver<Command>, shared: &Shared) {
+    let _alarm = Alarm(shared);
     let mut is_busy = false;
     loop {
         if !take_commands(&mut scheduler, inbox, shared, is_busy) {
@@ -128,14 +145,19 @@ fn take_commands(
     shared: &Shared,
     is_busy: bool,
 ) -> bool {
-    let mut wait = !is_busy;
+    let (mut wait, mut pause) = (!is_busy, scheduler.is_held);
     loop {
         let command = if wait {
             inbox.recv().map_err(|_| TryRecvError::Disconnected)
+        } else if pause {
+            inbox.recv_timeout(HELD_POLL).map_err(|e| match e {
+                RecvTimeoutError::Timeout => TryRecvError::Empty,
+                RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+            })
         } else {
             inbox.try_recv()
         };
-        wait = false;
+        (wait, pause) = (false, false);
         match command {
             Ok(Command::Submit(request, client)) => {
                 scheduler.submit(*request, client);

@@ -95,11 +95,18 @@ struct Notes {
     outcome: Option<Result<End, String>>,
     stats: Stats,
     panics_at: Option<usize>,
+    /// Tokens after which it takes no more for now.
+    holds_at: Option<usize>,
 }
 
 impl Client for Heard {
     fn started(&mut self, started: &Started) {
         self.0.lock().unwrap().started = Some(started.clone());
+    }
+
+    fn is_ready(&mut self) -> bool {
+        let notes = self.0.lock().unwrap();
+        notes.holds_at.is_none_or(|n| notes.tokens.len() < n)
     }
 
     fn token(&mut self, token: TokenId, _: &[f32]) -> ControlFlow<()> {
@@ -282,6 +289,21 @@ fn cancelling_frees_the_slot_and_keeps_the_work() {
     let (reply, started) = ask(&mut s, &prompt, 9);
     assert_eq!(reply, expected(&prompt, 9));
     assert_eq!(started.reused, 40);
+}
+
+#[test]
+fn a_slow_client_holds_its_own_sequence_only() {
+    let mut s = scheduler(runner(), options());
+    let (slow, quick) = (submit(&mut s, &numbers(1, 20), 20), submit(&mut s, &numbers(2, 20), 20));
+    slow.0.lock().unwrap().holds_at = Some(5);
+    for _ in 0..100 {
+        s.step().unwrap();
+    }
+    assert_eq!(slow.0.lock().unwrap().tokens, expected(&numbers(1, 20), 5));
+    assert_eq!(quick.0.lock().unwrap().tokens, expected(&numbers(2, 20), 20));
+    slow.0.lock().unwrap().holds_at = None;
+    run(&mut s);
+    assert_eq!(slow.0.lock().unwrap().tokens, expected(&numbers(1, 20), 20));
 }
 
 #[test]
