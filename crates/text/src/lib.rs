@@ -46,10 +46,10 @@ pub use control::{
 pub use detok::Detok;
 pub use error::Error;
 pub use message::{
-    Arguments, Conversation, Effort, Message, ResponseFormat, Role, Tail, Thinking, ToolCall,
-    ToolChoice,
+    Arguments, Conversation, Effort, Message, Replay, ResponseFormat, Role, Tail, Thinking,
+    ToolCall, ToolChoice,
 };
-pub use prompt::{Prompt, Segment};
+pub use prompt::{Prompt, Sampled, Segment};
 pub use pyjson::{object_to_python_json, to_python_json};
 pub use render::{Profile, render};
 pub use tokenizer::Tokenizer;

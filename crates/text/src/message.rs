@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::prompt::Prompt;
+
 /// Who speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -54,6 +56,20 @@ pub struct Message {
     pub task: Option<String>,
     /// How an assistant message ends.
     pub tail: Tail,
+    /// What an assistant message is known to have been sampled as.
+    pub replay: Option<Box<Replay>>,
+}
+
+/// What to write of an assistant message in place of its canonical rendering, because the model said
+/// it in just this way. Whether the profile writes a part at all is not changed by it.
+#[derive(Clone, Debug, Default)]
+pub struct Replay {
+    /// Instead of the reasoning; the token that closes it is the template's.
+    pub reasoning: Option<Prompt>,
+    /// Instead of content and calls.
+    pub answer: Option<Prompt>,
+    /// Instead of the calls, where the content is written as the message has it.
+    pub calls: Option<Prompt>,
 }
 
 impl Message {
@@ -69,6 +85,7 @@ impl Message {
             response_format: ResponseFormat::Text,
             task: None,
             tail: Tail::Closed,
+            replay: None,
         }
     }
 }

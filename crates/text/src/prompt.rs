@@ -1,5 +1,5 @@
 //! A rendered prompt: plain text and control tokens kept apart, so that content can never become
-//! control (§A.5).
+//! control (§A.5), and what the model itself said kept in its own tokens.
 
 use crate::control::Control;
 
@@ -10,6 +10,17 @@ pub enum Segment {
     Plain(String),
     /// A control token written by a template.
     Control(Control),
+    /// What the model said in an earlier turn, in the tokens that it said it in.
+    Sampled(Sampled),
+}
+
+/// Tokens as they were sampled: they need not be those that the tokenizer gives for their text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// The tokens, of the vocabulary in use.
+    pub ids: Vec<u32>,
+    /// Their text, for people.
+    pub text: String,
 }
 
 /// A prompt as a list of segments.
@@ -32,6 +43,26 @@ impl Prompt {
     /// Appends a control token.
     pub fn control(&mut self, control: Control) -> &mut Self {
         self.segments.push(Segment::Control(control));
+        self
+    }
+
+    /// Appends tokens that the model sampled in an earlier turn.
+    pub fn sampled(&mut self, sampled: Sampled) -> &mut Self {
+        if !sampled.ids.is_empty() {
+            self.segments.push(Segment::Sampled(sampled));
+        }
+        self
+    }
+
+    /// Appends another prompt.
+    pub fn append(&mut self, other: &Self) -> &mut Self {
+        for segment in &other.segments {
+            match segment {
+                Segment::Plain(text) => self.text(text),
+                Segment::Control(control) => self.control(*control),
+                Segment::Sampled(sampled) => self.sampled(sampled.clone()),
+            };
+        }
         self
     }
 
@@ -67,6 +98,7 @@ impl Prompt {
             .map(|segment| match segment {
                 Segment::Plain(text) => text.as_str(),
                 Segment::Control(control) => control.text(),
+                Segment::Sampled(sampled) => &sampled.text,
             })
             .collect()
     }

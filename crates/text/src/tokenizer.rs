@@ -70,6 +70,7 @@ impl Tokenizer {
                     let id = self.specials.id(*control);
                     ids.push(id.ok_or(Error::NoControl(control.text()))?);
                 }
+                Segment::Sampled(sampled) => ids.extend(&sampled.ids),
             }
         }
         Ok(ids)

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{demand_text, open_block, texts, write_calls, write_tools};
+use super::{demand_text, open_block, texts, write_answer, write_reasoning, write_tools};
 use crate::Error;
 use crate::control::{Control, Task};
 use crate::message::{Conversation, Effort, Message, Role, Tail, Thinking};
@@ -220,15 +220,12 @@ fn write_demands(prompt: &mut Prompt, message: &Message) {
 
 fn write_assistant(prompt: &mut Prompt, message: &Message, thinks: bool) {
     if thinks {
-        prompt.text(&message.reasoning);
+        write_reasoning(prompt, message);
         if message.tail != Tail::OpenReasoning {
             prompt.control(Control::ThinkClose);
         }
     }
-    prompt.text(&message.content);
-    if !message.calls.is_empty() {
-        write_calls(prompt, &message.calls, true);
-    }
+    write_answer(prompt, message, true);
     if message.tail == Tail::Closed {
         prompt.control(Control::Eos);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{demand_text, open_block, texts, write_calls, write_tools};
+use super::{demand_text, open_block, texts, write_answer, write_reasoning, write_tools};
 use crate::control::Control;
 use crate::message::{Conversation, Effort, Message, Role, Tail, Thinking};
 use crate::prompt::Prompt;
@@ -95,15 +95,12 @@ fn write_assistant(prompt: &mut Prompt, message: &Message, thinking: bool, has_t
     let open = message.tail != Tail::Closed;
     prompt.control(Control::Assistant);
     if thinking && (open || has_tools) {
-        prompt.control(Control::ThinkOpen).text(&message.reasoning);
+        write_reasoning(prompt.control(Control::ThinkOpen), message);
     }
     if message.tail != Tail::OpenReasoning {
         prompt.control(Control::ThinkClose);
     }
-    prompt.text(&message.content);
-    if !message.calls.is_empty() {
-        write_calls(prompt, &message.calls, false);
-    }
+    write_answer(prompt, message, false);
     if !open {
         prompt.control(Control::Eos);
     }

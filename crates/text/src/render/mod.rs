@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::control::Control;
-use crate::message::{Arguments, Conversation, ResponseFormat, ToolCall};
+use crate::message::{Arguments, Conversation, Message, ResponseFormat, ToolCall};
 use crate::prompt::Prompt;
 use crate::pyjson::to_python_json;
 
@@ -57,6 +57,29 @@ fn demand_text(format: &ResponseFormat) -> Option<String> {
         ResponseFormat::JsonSchema(schema) => {
             Some(format!("{}{}", texts::RESPONSE_FORMAT, to_python_json(schema)))
         }
+    }
+}
+
+/// The reasoning of an assistant message: as it was sampled, where that is known.
+fn write_reasoning(prompt: &mut Prompt, message: &Message) {
+    match message.replay.as_ref().and_then(|replay| replay.reasoning.as_ref()) {
+        Some(reasoning) => prompt.append(reasoning),
+        None => prompt.text(&message.reasoning),
+    };
+}
+
+/// Content and calls of an assistant message: as they were sampled, where that is known.
+fn write_answer(prompt: &mut Prompt, message: &Message, blank_line: bool) {
+    let replay = message.replay.as_deref();
+    if let Some(answer) = replay.and_then(|replay| replay.answer.as_ref()) {
+        prompt.append(answer);
+        return;
+    }
+    prompt.text(&message.content);
+    if let Some(calls) = replay.and_then(|replay| replay.calls.as_ref()) {
+        prompt.append(calls);
+    } else if !message.calls.is_empty() {
+        write_calls(prompt, &message.calls, blank_line);
     }
 }
 
