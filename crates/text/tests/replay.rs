@@ -1,5 +1,6 @@
 //! Parts of an assistant message that were sampled: written in their own tokens, where the profile
 //! writes the part at all.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ds4_text::{
     Control, Conversation, Effort, Message, Profile, Prompt, Replay, ResponseFormat, Role, Sampled,
@@ -15,7 +16,7 @@ fn sampled(ids: &[u32], text: &str) -> Prompt {
 
 fn conversation(thinking: Thinking, has_tools: bool, replay: Replay) -> Conversation {
     let mut answer = Message::new(Role::Assistant, "client's content");
-    answer.reasoning = "client's reasoning".to_owned();
+    "client's reasoning".clone_into(&mut answer.reasoning);
     answer.calls = vec![ToolCall {
         id: Some("call_1".to_owned()),
         name: "f".to_owned(),
