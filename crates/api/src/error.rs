@@ -1,4 +1,4 @@
-//! Why a request is refused, in the form that its client understands.
+//! Why a request is refused.
 
 use serde_json::{Value, json};
 
@@ -10,21 +10,30 @@ pub struct RequestError {
     pub status: u16,
     /// What is wrong and where, one line.
     pub message: String,
+    /// A word for programs, where clients know one.
+    pub code: Option<&'static str>,
 }
 
 impl RequestError {
     /// A request that its client must change.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self { status: 400, message: message.into() }
+        let message: String = message.into();
+        // Names and values of the request may be part of the message.
+        let message = if message.contains(['\n', '\r']) {
+            message.replace(['\n', '\r'], " ")
+        } else {
+            message
+        };
+        Self { status: 400, message, code: None }
     }
 
-    /// The body that OpenAI clients read.
+    /// The body of the hosted API.
     pub fn openai_body(&self) -> Value {
         json!({"error": {
             "message": self.message,
             "type": "invalid_request_error",
             "param": null,
-            "code": "invalid_request_error",
+            "code": self.code.unwrap_or("invalid_request_error"),
         }})
     }
 }

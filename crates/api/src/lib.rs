@@ -9,13 +9,20 @@
 mod april;
 pub mod chat;
 pub mod check;
+pub mod completions;
 mod content;
 mod error;
+mod failure;
 mod fields;
 pub mod limits;
+pub mod models;
 mod request;
+pub mod responses;
 mod schema;
+mod settings;
 mod tools;
+pub mod wire;
 
 pub use error::RequestError;
-pub use request::{Request, Rules, Sampling};
+pub use failure::{ApiError, ErrorKind};
+pub use request::{Alias, Api, RawCompletion, Request, ResponsesOptions, Rules, Sampling};
