@@ -50,6 +50,41 @@ impl KeyBuilder {
     }
 }
 
+/// A stretch of an encoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes of plain tokens.
+    Plain(Vec<u8>),
+    /// A control token.
+    Control(u32),
+}
+
+/// Takes an encoding apart; no two plain pieces are adjacent. `None` when it is cut within a mark.
+pub fn pieces(encoding: &[u8]) -> Option<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    let mut plain = Vec::new();
+    let mut rest = encoding;
+    while let Some(at) = rest.iter().position(|&b| b == CONTROL) {
+        plain.extend_from_slice(&rest[..at]);
+        let (id, after) = rest[at + 1..].split_first_chunk::<4>()?;
+        rest = after;
+        match u32::from_le_bytes(*id) {
+            u32::MAX => plain.push(CONTROL),
+            id => {
+                if !plain.is_empty() {
+                    pieces.push(Piece::Plain(std::mem::take(&mut plain)));
+                }
+                pieces.push(Piece::Control(id));
+            }
+        }
+    }
+    plain.extend_from_slice(rest);
+    if !plain.is_empty() {
+        pieces.push(Piece::Plain(plain));
+    }
+    Some(pieces)
+}
+
 /// File name stem of an encoding: SHA-1 in 40 lower-case hex digits. SHA-1 only names; on load the
 /// encoding itself is compared.
 pub fn key_name(encoding: &[u8]) -> String {
@@ -98,6 +133,22 @@ mod tests {
         let mut control = KeyBuilder::new();
         control.control(1);
         assert_ne!(stray.bytes(), control.bytes());
+    }
+
+    #[test]
+    fn pieces_are_what_was_built() {
+        let mut key = KeyBuilder::new();
+        key.control(1).plain(&[b'a', 0xFF]).plain(b"b").control(2).control(0xFF);
+        let expected = [
+            Piece::Control(1),
+            Piece::Plain(vec![b'a', 0xFF, b'b']),
+            Piece::Control(2),
+            Piece::Control(0xFF),
+        ];
+        assert_eq!(pieces(key.bytes()).unwrap(), expected);
+        let whole = key.bytes().len();
+        assert!((1..5).all(|cut| pieces(&key.bytes()[..whole - cut]).is_none()));
+        assert_eq!(pieces(b"").unwrap(), []);
     }
 
     #[test]

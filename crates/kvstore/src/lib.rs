@@ -22,7 +22,7 @@ mod tools;
 
 pub use error::{Error, Result};
 pub use header::{Header, Reason};
-pub use key::{KeyBuilder, key_name};
+pub use key::{KeyBuilder, Piece, key_name, pieces};
 pub use save::{Saved, Snapshot};
 pub use store::{Entry, Hit, KvStore, Loaded, Miss, Options, Verified, verify_file};
 pub use tools::ToolEntry;

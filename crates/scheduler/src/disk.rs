@@ -82,7 +82,7 @@ impl Scheduler {
         slot.saved = slot.tokens.len();
         let old = std::mem::replace(&mut self.slots[into], slot);
         self.runner.close_seq(old.id);
-        self.texts.learn_tools(loaded.tools);
+        self.texts.learn(&tokens, &loaded.tools);
         Some(tokens)
     }
 }

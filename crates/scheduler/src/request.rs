@@ -113,6 +113,7 @@ pub trait Texts: Send {
     /// Tool calls whose blocks occur in these tokens, to be stored with them.
     fn tools(&self, tokens: &[TokenId]) -> Vec<ToolEntry>;
 
-    /// Tool calls found in a cache file: material from outside, to be parsed before it is believed.
-    fn learn_tools(&mut self, tools: Vec<ToolEntry>);
+    /// Tool calls found in a cache file with these tokens: material from outside, to be held against
+    /// the tokens before it is believed.
+    fn learn(&self, tokens: &[TokenId], tools: &[ToolEntry]);
 }

@@ -82,7 +82,7 @@ impl Texts for TestTexts {
         Vec::new()
     }
 
-    fn learn_tools(&mut self, _: Vec<ToolEntry>) {}
+    fn learn(&self, _: &[TokenId], _: &[ToolEntry]) {}
 }
 
 #[derive(Clone, Default)]
