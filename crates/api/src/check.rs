@@ -5,10 +5,8 @@ use ds4_text::parse::{Declared, End, Outcome, Parser, ParserOptions};
 use ds4_text::{Detok, Profile, Tokenizer, render};
 use serde_json::{Value, json};
 
-use crate::april;
-use crate::chat;
 use crate::fields::{Fields, wrong};
-use crate::{RequestError, Rules};
+use crate::{RequestError, Rules, april, chat, messages, responses};
 
 /// Array of strings to array of arrays of token ids; `plain` recognises no added token.
 pub fn tokenize_json(
@@ -66,16 +64,18 @@ fn render_case(
         Profile::April => april::render_case(case)?,
         Profile::July => {
             let fields = Fields::of(case, "")?;
-            match fields.str("protocol")? {
-                Some("chat") => {}
+            let convert = match fields.str("protocol")? {
+                Some("chat") => chat::convert,
+                Some("messages") => messages::convert,
+                Some("responses") => responses::convert,
                 other => {
                     return Err(RequestError::invalid(format!(
-                        "protocol: {:?} is not supported; known is chat",
+                        "protocol: {:?} is not one of chat, messages, responses",
                         other.unwrap_or_default()
                     )));
                 }
-            }
-            let request = chat::convert(fields.get("body").unwrap_or(&Value::Null), Rules::Hosted)?;
+            };
+            let request = convert(fields.get("body").unwrap_or(&Value::Null), Rules::Hosted)?;
             render(profile, &request.conversation)?
         }
     };

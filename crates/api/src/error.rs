@@ -27,6 +27,15 @@ impl RequestError {
         Self { status: 400, message, code: None }
     }
 
+    /// A request that goes on from an answer that is not kept.
+    pub(crate) fn unknown_response(id: &str) -> Self {
+        let message = format!(
+            "Previous response with id '{id}' not found: answers are not stored; send the whole \
+             conversation as input"
+        );
+        Self { code: Some("previous_response_not_found"), ..Self::invalid(message) }
+    }
+
     /// The body of the hosted API.
     pub fn openai_body(&self) -> Value {
         json!({"error": {

@@ -15,6 +15,7 @@ mod error;
 mod failure;
 mod fields;
 pub mod limits;
+pub mod messages;
 pub mod models;
 mod request;
 pub mod responses;

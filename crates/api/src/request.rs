@@ -60,6 +60,9 @@ pub struct Request {
     /// What functions are to the client that are not plain functions, by the name that the model
     /// knows.
     pub aliases: BTreeMap<String, Alias>,
+    /// Functions that may be called although the prompt does not declare them: a search of the
+    /// client found them, and the conversation has its result.
+    pub found_tools: Vec<Map<String, Value>>,
     /// Whether a demanded answer schema must be followed strictly.
     pub is_schema_strict: bool,
     /// A regular expression that the answer must match.
@@ -149,6 +152,7 @@ impl Request {
             parallel_tool_calls: true,
             allowed_tools: None,
             aliases: BTreeMap::new(),
+            found_tools: Vec::new(),
             is_schema_strict: false,
             answer_pattern: None,
             stream: false,
@@ -182,18 +186,26 @@ impl Request {
         }
     }
 
+    /// The functions that may be called: those that the prompt shows and those that were found.
+    pub fn callable(&self) -> impl Iterator<Item = &Map<String, Value>> {
+        let is_open =
+            matches!(self.conversation.tool_choice, ToolChoice::Auto | ToolChoice::Required);
+        let found = self.found_tools.iter().filter(move |_| is_open);
+        let is_allowed = |tool: &&Map<String, Value>| match &self.allowed_tools {
+            Some(allowed) => tool
+                .get("name")
+                .and_then(Value::as_str)
+                .is_some_and(|name| allowed.iter().any(|other| other == name)),
+            None => true,
+        };
+        self.conversation.shown_tools().chain(found).filter(is_allowed)
+    }
+
     /// How to parse the answer. Raw completions are not parsed: all their text is text.
     pub fn parser_options(&self) -> ParserOptions {
         let tail = self.conversation.messages.last().map_or(Tail::Closed, |last| last.tail);
-        let shown = self.conversation.shown_tools().filter_map(|tool| tool.get("name"));
-        let mut names: Vec<String> = shown.filter_map(Value::as_str).map(str::to_owned).collect();
-        let is_named = matches!(self.conversation.tool_choice, ToolChoice::Named(_));
-        if !names.is_empty() && !is_named {
-            // Functions that a search found are not declared but may be called.
-            let found = self.aliases.keys().filter(|name| !names.contains(name)).cloned();
-            let found: Vec<String> = found.collect();
-            names.extend(found);
-        }
+        let names = self.callable().filter_map(|tool| tool.get("name")?.as_str());
+        let names: Vec<String> = names.map(str::to_owned).collect();
         ParserOptions {
             thinking: self.conversation.thinking != Thinking::Off && tail != Tail::Open,
             in_block: self.conversation.opens_block(),

@@ -1,6 +1,6 @@
 //! Settings that requests of several APIs share.
 
-use ds4_text::{Effort, Thinking};
+use ds4_text::{Effort, Message, Thinking};
 use serde_json::Value;
 
 use crate::fields::{Fields, wrong};
@@ -188,4 +188,12 @@ pub(crate) fn top_logprobs(top: Option<u64>) -> Result<Option<u64>, RequestError
         ));
     }
     Ok(top)
+}
+
+/// Whether any message has the word that answers in JSON must be asked for with.
+pub(crate) fn says_json(messages: &[Message]) -> bool {
+    let says = |m: &Message| {
+        m.content.as_bytes().windows(4).any(|part| part.eq_ignore_ascii_case(b"json"))
+    };
+    messages.iter().any(says)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ds4_text::ToolChoice;
+use ds4_text::{Conversation, ToolChoice};
 use serde_json::{Map, Value};
 
 use crate::fields::{Fields, wrong};
@@ -39,25 +39,28 @@ pub(crate) fn functions(
     Ok(functions)
 }
 
-fn check_name(function: Fields<'_>, rules: Rules) -> Result<(), RequestError> {
+pub(crate) fn check_name(function: Fields<'_>, rules: Rules) -> Result<(), RequestError> {
     let path = function.path();
     let name = function
         .str("name")?
         .ok_or_else(|| RequestError::invalid(format!("{path}: a function needs a name")))?;
     function.str("description")?;
     function.bool("strict")?;
+    let max = match rules {
+        Rules::Hosted => limits::TOOL_NAME_BYTES_MAX,
+        Rules::Lenient => limits::LENIENT_TOOL_NAME_BYTES_MAX,
+    };
     let expected = if name.is_empty() {
         "empty string. Expected a string with minimum length 1, but got an empty string instead."
             .to_owned()
-    } else if rules == Rules::Lenient {
-        return Ok(());
-    } else if name.len() > limits::TOOL_NAME_BYTES_MAX {
+    } else if name.len() > max {
         format!(
-            "string too long. Expected a string with maximum length {}, but got a string with \
+            "string too long. Expected a string with maximum length {max}, but got a string with \
              length {} instead.",
-            limits::TOOL_NAME_BYTES_MAX,
             name.len()
         )
+    } else if rules == Rules::Lenient {
+        return Ok(());
     } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
         "string does not match pattern. Expected a string that matches the pattern \
          '^[a-zA-Z0-9_-]+$'."
@@ -68,25 +71,42 @@ fn check_name(function: Fields<'_>, rules: Rules) -> Result<(), RequestError> {
     Err(RequestError::invalid(format!("Invalid '{path}.name': {expected}")))
 }
 
-/// Reads a `tool_choice` and checks it, and the functions, against each other.
-pub(crate) fn choose(
-    choice: Option<&Value>,
-    functions: &mut [Map<String, Value>],
+/// A `tool_choice` as it was read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) choice: ToolChoice,
+    /// The only functions that may be called; the prompt shows the others all the same, so that it
+    /// stays equal from request to request.
+    pub(crate) allowed: Option<Vec<String>>,
+}
+
+/// Checks the functions and the choice among them against each other.
+pub(crate) fn settle(
+    choice: ToolChoice,
+    functions: &mut Vec<Map<String, Value>>,
     thinking: bool,
     rules: Rules,
+    warnings: &mut Vec<String>,
 ) -> Result<ToolChoice, RequestError> {
-    let choice = choice.map_or(Ok(ToolChoice::Auto), read_choice)?;
+    check_sizes(functions)?;
     if choice == ToolChoice::None || functions.is_empty() {
         return Ok(if functions.is_empty() { ToolChoice::Auto } else { choice });
     }
     let mut names = HashSet::new();
-    for function in functions {
+    let mut repeated = Vec::new();
+    for (i, function) in functions.iter_mut().enumerate() {
         if !names.insert(name(function).to_owned()) {
-            return Err(RequestError::invalid("Tool names must be unique."));
-        }
-        if rules == Rules::Hosted {
+            if rules == Rules::Hosted {
+                return Err(RequestError::invalid("Tool names must be unique."));
+            }
+            warnings.push(format!("a second tool named {:?} is left out", name(function)));
+            repeated.push(i);
+        } else if rules == Rules::Hosted {
             check_parameters(function)?;
         }
+    }
+    for i in repeated.into_iter().rev() {
+        functions.remove(i);
     }
     if let ToolChoice::Named(wanted) = &choice
         && !names.contains(wanted)
@@ -102,36 +122,114 @@ pub(crate) fn choose(
     Ok(choice)
 }
 
+fn check_sizes(functions: &[Map<String, Value>]) -> Result<(), RequestError> {
+    if functions.len() > limits::TOOLS_MAX {
+        return Err(RequestError::invalid(format!(
+            "tools: {} functions; the limit is {}",
+            functions.len(),
+            limits::TOOLS_MAX
+        )));
+    }
+    for function in functions {
+        let schema = function.get("parameters").unwrap_or(&Value::Null);
+        check_schema_size(schema, &format!("The schema of function '{}'", name(function)))?;
+    }
+    Ok(())
+}
+
+/// Refuses a schema that no grammar could be made of in reasonable time.
+pub(crate) fn check_schema_size(schema: &Value, what: &str) -> Result<(), RequestError> {
+    let n_bytes = schema.to_string().len();
+    if n_bytes <= limits::SCHEMA_BYTES_MAX {
+        return Ok(());
+    }
+    let max = limits::SCHEMA_BYTES_MAX;
+    Err(RequestError::invalid(format!("{what} has {n_bytes} bytes; the limit is {max}")))
+}
+
 fn name(function: &Map<String, Value>) -> &str {
     function.get("name").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn read_choice(choice: &Value) -> Result<ToolChoice, RequestError> {
-    let word = match choice {
-        Value::Null => "auto",
-        Value::String(word) => word,
-        Value::Object(_) => {
-            let fields = Fields::of(choice, "tool_choice")?;
-            let kind = fields.str("type")?.unwrap_or("function");
-            if matches!(kind, "function" | "tool") {
-                let holder = fields.get("function").unwrap_or(choice);
-                let name = Fields::of(holder, "tool_choice.function")?.str("name")?;
-                return name.map(|name| ToolChoice::Named(name.to_owned())).ok_or_else(|| {
-                    RequestError::invalid("tool_choice: a named choice needs function.name")
-                });
-            }
-            kind
+/// Reads a `tool_choice` in the form of any API.
+pub(crate) fn read_choice(
+    choice: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Result<Choice, RequestError> {
+    let is = |choice: ToolChoice| Ok(Choice { choice, allowed: None });
+    let fields = match choice {
+        None | Some(Value::Null) => return is(ToolChoice::Auto),
+        Some(Value::String(word)) => {
+            let choice = read_word(word).ok_or_else(|| {
+                RequestError::invalid(format!(
+                    "tool_choice: {word:?} is not one of none, auto, required or a function"
+                ))
+            })?;
+            return is(choice);
         }
-        other => return Err(wrong("tool_choice", "a string or an object", other)),
+        Some(object @ Value::Object(_)) => Fields::of(object, "tool_choice")?,
+        Some(other) => return Err(wrong("tool_choice", "a string or an object", other)),
     };
-    match word {
-        "auto" | "allowed_tools" => Ok(ToolChoice::Auto),
-        "none" => Ok(ToolChoice::None),
-        "required" | "any" => Ok(ToolChoice::Required),
-        other => Err(RequestError::invalid(format!(
-            "tool_choice: {other:?} is not one of none, auto, required or a function"
-        ))),
+    match fields.str("type")?.unwrap_or("function") {
+        kind @ ("function" | "tool" | "custom") => {
+            is(ToolChoice::Named(choice_name(fields, kind)?))
+        }
+        "allowed_tools" => read_allowed(fields),
+        kind => is(read_word(kind).unwrap_or_else(|| {
+            warnings.push(format!("tool_choice: {kind:?} is not supported; using auto"));
+            ToolChoice::Auto
+        })),
     }
+}
+
+fn read_word(word: &str) -> Option<ToolChoice> {
+    match word {
+        "auto" => Some(ToolChoice::Auto),
+        "none" => Some(ToolChoice::None),
+        "required" | "any" => Some(ToolChoice::Required),
+        _ => None,
+    }
+}
+
+/// The name in a choice or in a reference to a tool; Chat Completions has it one level deeper.
+fn choice_name(fields: Fields<'_>, kind: &str) -> Result<String, RequestError> {
+    let path = format!("{}.{kind}", fields.path());
+    let name = match fields.get(kind) {
+        Some(holder) => Fields::of(holder, &path)?.str("name")?,
+        None => fields.str("name")?,
+    };
+    name.map(str::to_owned).ok_or_else(|| {
+        RequestError::invalid(format!("{}: a named choice needs a name", fields.path()))
+    })
+}
+
+/// A choice among some of the functions.
+fn read_allowed(fields: Fields<'_>) -> Result<Choice, RequestError> {
+    let path = format!("{}.allowed_tools", fields.path());
+    let fields = match fields.get("allowed_tools") {
+        Some(holder) => Fields::of(holder, &path)?,
+        None => fields,
+    };
+    let choice = match fields.str("mode")? {
+        None | Some("auto") => ToolChoice::Auto,
+        Some("required") => ToolChoice::Required,
+        Some(other) => {
+            return Err(RequestError::invalid(format!(
+                "{}.mode: {other:?} is not auto or required",
+                fields.path()
+            )));
+        }
+    };
+    let mut allowed = Vec::new();
+    for (i, tool) in fields.array("tools")?.unwrap_or_default().iter().enumerate() {
+        let path = format!("{}.tools[{i}]", fields.path());
+        let tool = Fields::of(tool, &path)?;
+        // Tools that are not functions have no name and are not declared either.
+        if let kind @ ("function" | "custom") = tool.str("type")?.unwrap_or("function") {
+            allowed.push(choice_name(tool, kind)?);
+        }
+    }
+    Ok(Choice { choice, allowed: Some(allowed) })
 }
 
 /// The hosted API's demands on a parameter schema; that of a strict function is rewritten.
@@ -143,6 +241,12 @@ fn check_parameters(function: &mut Map<String, Value>) -> Result<(), RequestErro
         return Ok(());
     }
     let Some(parameters) = parameters else { return Ok(()) };
+    if !matches!(parameters, Value::Object(_) | Value::Bool(_)) {
+        return Err(RequestError::invalid(format!(
+            "Invalid schema for function '{}': {parameters} is not of types \"boolean\", \"object\"",
+            name(function)
+        )));
+    }
     let found = parameters.get("type").unwrap_or(&Value::Null);
     if found == "object" {
         return Ok(());
@@ -152,4 +256,25 @@ fn check_parameters(function: &mut Map<String, Value>) -> Result<(), RequestErro
          'type: {found}'.",
         name(function)
     )))
+}
+
+/// Strict functions come all or none, and without an answer format.
+pub(crate) fn check_strictness(
+    conversation: &Conversation,
+    has_format: bool,
+) -> Result<(), RequestError> {
+    let is_strict = |f: &Map<String, Value>| f.get("strict") == Some(&Value::Bool(true));
+    let (strict, other): (Vec<_>, Vec<_>) = conversation.shown_tools().partition(|f| is_strict(f));
+    if strict.is_empty() || conversation.tool_choice == ToolChoice::None {
+        return Ok(());
+    }
+    if !other.is_empty() {
+        return Err(RequestError::invalid(
+            "Cannot use strict tool with non-strict tool in the same request",
+        ));
+    }
+    if has_format {
+        return Err(RequestError::invalid("response_format should not be used with tools"));
+    }
+    Ok(())
 }

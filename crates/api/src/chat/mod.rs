@@ -3,11 +3,11 @@
 //! With [`Rules::Hosted`] the checks, their order and their messages are the hosted API's; with
 //! [`Rules::Lenient`] whatever has a sensible meaning is served.
 
-use ds4_text::{Conversation, Message, ResponseFormat, Role, Tail, Thinking, ToolChoice};
+use ds4_text::{Conversation, Message, ResponseFormat, Role, Tail, Thinking};
 use serde_json::Value;
 
 use crate::fields::Fields;
-use crate::settings::{self, Beyond};
+use crate::settings::{self, Beyond, says_json};
 use crate::{Api, Request, RequestError, Rules, Sampling, schema, tools};
 
 mod messages;
@@ -33,7 +33,8 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     if rules == Rules::Hosted && response_format == ResponseFormat::JsonObject {
         check_json_word(&messages)?;
     }
-    let tool_choice = tools::choose(body.get("tool_choice"), &mut functions, thinks, rules)?;
+    let choice = tools::read_choice(body.get("tool_choice"), &mut warnings)?;
+    let tool_choice = tools::settle(choice.choice, &mut functions, thinks, rules, &mut warnings)?;
     if rules == Rules::Hosted && is_prefix {
         check_prefix(&response_format, &functions, &messages)?;
     }
@@ -43,7 +44,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
         Conversation { messages, tools: functions, tool_choice, response_format, thinking };
     if rules == Rules::Hosted {
         check_strict_answer(body)?;
-        check_strictness(&conversation, body)?;
+        tools::check_strictness(&conversation, body.get("response_format").is_some())?;
     }
     let sampling = settings::sampling(body)?;
     let top_logprobs = top_logprobs(body)?;
@@ -56,6 +57,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
         thinking_budget: reasoning.budget,
         is_thinking_explicit: reasoning.is_explicit,
         stop,
+        allowed_tools: choice.allowed,
         parallel_tool_calls: body.bool("parallel_tool_calls")?.unwrap_or(true),
         answer_pattern,
         stream,
@@ -87,10 +89,7 @@ fn open_tail(messages: &mut [Message], thinks: bool, rules: Rules) -> Result<boo
 }
 
 fn check_json_word(messages: &[Message]) -> Result<(), RequestError> {
-    let says_json = |m: &Message| {
-        m.content.as_bytes().windows(4).any(|part| part.eq_ignore_ascii_case(b"json"))
-    };
-    if messages.iter().any(says_json) {
+    if says_json(messages) {
         return Ok(());
     }
     Err(RequestError::invalid(
@@ -155,25 +154,6 @@ fn check_strict_answer(body: Fields<'_>) -> Result<(), RequestError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Strict functions come all or none, and without an answer format.
-fn check_strictness(conversation: &Conversation, body: Fields<'_>) -> Result<(), RequestError> {
-    let is_strict =
-        |f: &serde_json::Map<String, Value>| f.get("strict") == Some(&Value::Bool(true));
-    let (strict, other): (Vec<_>, Vec<_>) = conversation.shown_tools().partition(|f| is_strict(f));
-    if strict.is_empty() || conversation.tool_choice == ToolChoice::None {
-        return Ok(());
-    }
-    if !other.is_empty() {
-        return Err(RequestError::invalid(
-            "Cannot use strict tool with non-strict tool in the same request",
-        ));
-    }
-    if body.get("response_format").is_some() {
-        return Err(RequestError::invalid("response_format should not be used with tools"));
-    }
-    Ok(())
 }
 
 fn top_logprobs(body: Fields<'_>) -> Result<Option<u64>, RequestError> {
