@@ -24,16 +24,33 @@ pub(crate) fn strict_parameters(parameters: Option<&Value>) -> Result<Value, Req
     Ok(strict)
 }
 
-/// Checks the schema of a strict answer format.
-pub(crate) fn check_strict_answer(schema: &Value) -> Result<(), RequestError> {
-    match strict(schema, false, 0)?.get("type") {
+/// Checks the schema of an answer format.
+pub(crate) fn check_answer(schema: &Value, is_strict: bool) -> Result<(), RequestError> {
+    if !is_strict {
+        if matches!(schema, Value::Object(_) | Value::Bool(_)) {
+            return Ok(());
+        }
+        return Err(RequestError::invalid(format!(
+            "Invalid json schema: {schema} is not of types \"boolean\", \"object\""
+        )));
+    }
+    let strict = strict(schema, false, 0).map_err(|mut error| {
+        if let Some(what) = error.message.strip_prefix(INVALID) {
+            error.message = format!("Invalid json schema: {what}");
+        }
+        error
+    })?;
+    match strict.get("type") {
         Some(Value::String(ty)) if ty == "object" => Ok(()),
         _ => Err(RequestError::invalid("The top level of the json schema must be an object.")),
     }
 }
 
+/// What errors about the form of a strict schema begin with.
+const INVALID: &str = "Invalid tool parameters schema : ";
+
 fn invalid(what: impl std::fmt::Display) -> RequestError {
-    RequestError::invalid(format!("Invalid tool parameters schema : {what}"))
+    RequestError::invalid(format!("{INVALID}{what}"))
 }
 
 fn strict(schema: &Value, may_be_empty: bool, depth: usize) -> Result<Value, RequestError> {

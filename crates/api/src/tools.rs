@@ -25,7 +25,7 @@ pub(crate) fn functions(
             continue;
         }
         let path = format!("{path}.function");
-        let function = if let Some(function) = fields.get("function") {
+        let mut function = if let Some(function) = fields.get("function") {
             Fields::of(function, &path)?.object().clone()
         } else {
             // The flat form of the Responses API.
@@ -34,6 +34,9 @@ pub(crate) fn functions(
             flat
         };
         check_name(Fields::of(&Value::Object(function.clone()), &path)?, rules)?;
+        if rules == Rules::Hosted && function.get("parameters").is_some_and(Value::is_null) {
+            function.shift_remove("parameters");
+        }
         functions.push(function);
     }
     Ok(functions)
@@ -111,15 +114,20 @@ pub(crate) fn settle(
     if let ToolChoice::Named(wanted) = &choice
         && !names.contains(wanted)
     {
-        return Err(RequestError::invalid(format!(
-            "Invalid value for 'tool_call': no function named '{wanted}' was specified in the \
-             'tools' parameter."
-        )));
+        return Err(unknown_function(wanted));
     }
     if choice != ToolChoice::Auto && thinking && rules == Rules::Hosted {
         return Err(RequestError::invalid("Thinking mode does not support this tool_choice"));
     }
     Ok(choice)
+}
+
+/// The error for a choice of a function that is not declared.
+pub(crate) fn unknown_function(name: &str) -> RequestError {
+    RequestError::invalid(format!(
+        "Invalid value for 'tool_call': no function named '{name}' was specified in the 'tools' \
+         parameter."
+    ))
 }
 
 fn check_sizes(functions: &[Map<String, Value>]) -> Result<(), RequestError> {
@@ -234,7 +242,7 @@ fn read_allowed(fields: Fields<'_>) -> Result<Choice, RequestError> {
 
 /// The hosted API's demands on a parameter schema; that of a strict function is rewritten.
 fn check_parameters(function: &mut Map<String, Value>) -> Result<(), RequestError> {
-    let parameters = function.get("parameters").filter(|value| !value.is_null());
+    let parameters = function.get("parameters");
     if function.get("strict") == Some(&Value::Bool(true)) {
         let strict = schema::strict_parameters(parameters)?;
         function.insert("parameters".to_owned(), strict);

@@ -29,7 +29,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     let mut messages = messages::convert(list, rules)?;
     let is_prefix = open_tail(&mut messages, thinks, rules)?;
 
-    let (response_format, answer_pattern) = response_format(body)?;
+    let (response_format, is_strict, answer_pattern) = response_format(body)?;
     if rules == Rules::Hosted && response_format == ResponseFormat::JsonObject {
         check_json_word(&messages)?;
     }
@@ -43,7 +43,9 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     let conversation =
         Conversation { messages, tools: functions, tool_choice, response_format, thinking };
     if rules == Rules::Hosted {
-        check_strict_answer(body)?;
+        if let ResponseFormat::JsonSchema(schema) = &conversation.response_format {
+            schema::check_answer(schema, is_strict)?;
+        }
         tools::check_strictness(&conversation, body.get("response_format").is_some())?;
     }
     let sampling = settings::sampling(body)?;
@@ -59,6 +61,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
         stop,
         allowed_tools: choice.allowed,
         parallel_tool_calls: body.bool("parallel_tool_calls")?.unwrap_or(true),
+        is_schema_strict: is_strict,
         answer_pattern,
         stream,
         include_usage,
@@ -115,44 +118,37 @@ fn check_prefix(
     Ok(())
 }
 
-/// The form of the answer, and a pattern for it.
-fn response_format(body: Fields<'_>) -> Result<(ResponseFormat, Option<String>), RequestError> {
+/// The form of the answer, whether its schema is strict, and a pattern for it.
+fn response_format(
+    body: Fields<'_>,
+) -> Result<(ResponseFormat, bool, Option<String>), RequestError> {
     let Some(format) = body.get("response_format") else {
-        return Ok((ResponseFormat::Text, None));
+        return Ok((ResponseFormat::Text, false, None));
     };
     let fields = Fields::of(format, "response_format")?;
     match fields.str("type")? {
-        Some("text") => Ok((ResponseFormat::Text, None)),
-        Some("json_object") => Ok((ResponseFormat::JsonObject, None)),
+        Some("text") => Ok((ResponseFormat::Text, false, None)),
+        Some("json_object") => Ok((ResponseFormat::JsonObject, false, None)),
         Some("json_schema") => {
             let holder = fields.get("json_schema").unwrap_or(&Value::Null);
             let fields = Fields::of(holder, "response_format.json_schema")?;
-            let schema = fields.get("schema").ok_or_else(|| {
+            let schema = fields.object().get("schema").ok_or_else(|| {
                 RequestError::invalid("response_format.json_schema: missing field `schema`")
             })?;
-            fields.bool("strict")?;
-            Ok((ResponseFormat::JsonSchema(schema.clone()), None))
+            tools::check_schema_size(schema, "response_format.json_schema.schema")?;
+            let is_strict = fields.bool("strict")?.unwrap_or(false);
+            Ok((ResponseFormat::JsonSchema(schema.clone()), is_strict, None))
         }
         Some("regex") => {
             let pattern = fields
                 .str("regex")?
                 .ok_or_else(|| RequestError::invalid("response_format: missing field `regex`"))?;
-            Ok((ResponseFormat::Text, Some(pattern.to_owned())))
+            Ok((ResponseFormat::Text, false, Some(pattern.to_owned())))
         }
         other => Err(RequestError::invalid(format!(
             "response_format.type: {:?} is not one of text, json_object, json_schema, regex",
             other.unwrap_or_default()
         ))),
-    }
-}
-
-/// A strict answer schema must be in the strict subset.
-fn check_strict_answer(body: Fields<'_>) -> Result<(), RequestError> {
-    match body.get("response_format").and_then(|format| format.get("json_schema")) {
-        Some(holder) if holder.get("strict") == Some(&Value::Bool(true)) => {
-            schema::check_strict_answer(holder.get("schema").unwrap_or(&Value::Null))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -23,7 +23,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     let list =
         body.array("messages")?.ok_or_else(|| RequestError::invalid("missing field `messages`"))?;
     let mut messages = turns::system(body, rules)?;
-    messages.extend(turns::convert(list, rules, &mut warnings)?);
+    messages.extend(turns::convert(list, &declared.functions, rules, &mut warnings)?);
     if rules == Rules::Lenient {
         continue_last(&mut messages, &mut reasoning);
     }
@@ -120,17 +120,14 @@ fn declared(
 fn function(tool: Fields<'_>, rules: Rules) -> Result<Map<String, Value>, RequestError> {
     tools::check_name(tool, rules)?;
     let name = tool.str("name")?.unwrap_or_default();
-    let schema = tool.get("input_schema");
-    if schema.is_none() && rules == Rules::Hosted {
-        return Err(RequestError::invalid(format!(
-            "Invalid schema for function '{name}': null is not of types \"boolean\", \"object\""
-        )));
-    }
     let description = tool.str("description")?.unwrap_or_default();
     let mut function = Map::new();
     function.insert("name".to_owned(), name.into());
     function.insert("description".to_owned(), description.into());
-    function.insert("parameters".to_owned(), schema.cloned().unwrap_or_else(|| Map::new().into()));
+    // Without a schema the hosted API refuses the tool, though not before other errors.
+    let none = if rules == Rules::Lenient { Map::new().into() } else { Value::Null };
+    let schema = tool.get("input_schema").cloned().unwrap_or(none);
+    function.insert("parameters".to_owned(), schema);
     if rules == Rules::Lenient && tool.bool("strict")? == Some(true) {
         function.insert("strict".to_owned(), true.into());
     }
@@ -155,6 +152,11 @@ fn choice(
         // The hosted API lets the model answer in text all the same.
         ToolChoice::Required if rules == Rules::Hosted => ToolChoice::Auto,
         ToolChoice::Named(name) if declared.dropped.contains(&name) => ToolChoice::Auto,
+        ToolChoice::Named(name)
+            if declared.functions.is_empty() && !declared.dropped.is_empty() =>
+        {
+            return Err(tools::unknown_function(&name));
+        }
         choice => choice,
     };
     Ok((choice, !one_call))

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use ds4_text::{Arguments, Message, Role, ToolCall};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::blocks;
 use crate::content::{strip_billing_header, unsupported_part};
@@ -59,6 +59,7 @@ fn system_blocks(list: &[Value], rules: Rules) -> Result<String, RequestError> {
 /// Converts the messages.
 pub(super) fn convert(
     list: &[Value],
+    functions: &[Map<String, Value>],
     rules: Rules,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Message>, RequestError> {
@@ -69,7 +70,8 @@ pub(super) fn convert(
         let (n, max) = (list.len(), limits::ITEMS_MAX);
         return Err(RequestError::invalid(format!("messages: {n} messages; the limit is {max}")));
     }
-    let mut turns = Turns { rules, messages: Vec::new(), open_calls: BTreeSet::new(), warnings };
+    let mut turns =
+        Turns { rules, functions, messages: Vec::new(), open_calls: BTreeSet::new(), warnings };
     for (i, value) in list.iter().enumerate() {
         let path = format!("messages[{i}]");
         let message = Fields::of(value, &path)?;
@@ -99,6 +101,7 @@ pub(super) fn convert(
 
 struct Turns<'a> {
     rules: Rules,
+    functions: &'a [Map<String, Value>],
     messages: Vec<Message>,
     /// Ids of the calls of the last message that have no results yet.
     open_calls: BTreeSet<String>,
@@ -156,6 +159,12 @@ impl Turns<'_> {
         }
     }
 
+    /// Whether a block may name this tool.
+    fn may_refer_to(&self, name: &str) -> bool {
+        let is = |f: &Map<String, Value>| f.get("name").and_then(Value::as_str) == Some(name);
+        self.rules == Rules::Lenient || self.functions.iter().any(is)
+    }
+
     fn push(&mut self, role: Role, text: impl Into<String>) -> &mut Message {
         self.messages.push(Message::new(role, text));
         self.messages.last_mut().expect("just pushed")
@@ -185,7 +194,16 @@ impl Turns<'_> {
                 if self.rules == Rules::Hosted {
                     return Err(misplaced(kind, i));
                 }
-            } else if kind != "tool_addition" {
+            } else if kind == "tool_addition" {
+                let tool = block.get("tool").and_then(|tool| tool.get("name"));
+                let name = tool.and_then(Value::as_str).unwrap_or_default();
+                if !self.may_refer_to(name) {
+                    return Err(RequestError::invalid(format!(
+                        "messages.{i}.content.{block_ix}: `tool_addition` references unknown tool \
+                         '{name}'"
+                    )));
+                }
+            } else {
                 texts.push(blocks::text(block, kind, self.rules)?);
             }
         }
@@ -246,6 +264,17 @@ impl Turns<'_> {
         }
         self.open_calls.remove(&id);
         block.bool("is_error")?;
+        for part in block.get("content").and_then(Value::as_array).into_iter().flatten() {
+            let name = part.get("tool_name").and_then(Value::as_str).unwrap_or_default();
+            if part.get("type").is_some_and(|kind| kind == "tool_reference")
+                && !self.may_refer_to(name)
+            {
+                return Err(RequestError::invalid(format!(
+                    "messages.{i}.content.{block_ix}: tool reference '{name}' not found in \
+                     available tools"
+                )));
+            }
+        }
         let path = format!("{}.content", block.path());
         let text = blocks::list(block.get("content"), &path, self.rules)?;
         self.push(Role::Tool, text).call_id = Some(id.clone());

@@ -59,6 +59,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     }
     let beyond = if rules == Rules::Hosted { Beyond::Refused } else { Beyond::Lowered };
     let sampling = Sampling { seed: settings::seed(body)?, ..settings::sampling(body)? };
+    let top_logprobs = top_logprobs(body)?;
     Ok(Request {
         sampling,
         max_tokens: settings::max_tokens(body, max_tokens_fields(rules), beyond)?,
@@ -71,7 +72,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
         found_tools: set.found,
         is_schema_strict,
         stream: body.bool("stream")?.unwrap_or(false),
-        top_logprobs: top_logprobs(body)?,
+        top_logprobs,
         responses: options(body, config)?,
         warnings,
         ..Request::new(Api::Responses, model, conversation)
@@ -149,6 +150,7 @@ fn text_format(body: Fields<'_>) -> Result<(ResponseFormat, bool), RequestError>
         Some("json_object") => Ok((ResponseFormat::JsonObject, false)),
         Some("json_schema") => {
             let schema = fields
+                .object()
                 .get("schema")
                 .ok_or_else(|| RequestError::invalid("text.format: missing field `schema`"))?;
             check_schema_size(schema, "text.format.schema")?;
@@ -164,7 +166,7 @@ fn text_format(body: Fields<'_>) -> Result<(ResponseFormat, bool), RequestError>
 
 fn check_hosted(conversation: &Conversation, is_strict: bool) -> Result<(), RequestError> {
     match &conversation.response_format {
-        ResponseFormat::JsonSchema(schema) if is_strict => schema::check_strict_answer(schema)?,
+        ResponseFormat::JsonSchema(schema) => schema::check_answer(schema, is_strict)?,
         ResponseFormat::JsonObject if !says_json(&conversation.messages) => {
             return Err(RequestError::invalid(
                 "Response input messages must contain the word 'json' in some form to use \
