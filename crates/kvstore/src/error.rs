@@ -32,9 +32,6 @@ pub enum Error {
         /// Whose it seems to be.
         what: String,
     },
-    /// The caller's function that writes a sequence failed.
-    #[error("saving the sequence failed: {0}")]
-    Sequence(String),
 }
 
 impl Error {

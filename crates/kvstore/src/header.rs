@@ -2,6 +2,8 @@
 
 /// Bytes of the header.
 pub(crate) const HEADER_BYTES: usize = 48;
+/// Offset of the flags, rewritten in place when a tool map is added.
+pub(crate) const FLAGS_OFFSET: u64 = 6;
 /// Offset of the hit count, rewritten in place.
 pub(crate) const HITS_OFFSET: u64 = 12;
 /// Offset of the time of last use, rewritten in place.
@@ -25,6 +27,10 @@ pub enum Reason {
     Evict,
     /// At a clean exit.
     Shutdown,
+    /// The C engine's agent: its system prompt.
+    AgentPrompt,
+    /// The C engine's agent: a saved session.
+    AgentSession,
 }
 
 impl Reason {
@@ -35,6 +41,8 @@ impl Reason {
             Self::Continued => 2,
             Self::Evict => 3,
             Self::Shutdown => 4,
+            Self::AgentPrompt => 5,
+            Self::AgentSession => 6,
         }
     }
 
@@ -44,6 +52,8 @@ impl Reason {
             2 => Self::Continued,
             3 => Self::Evict,
             4 => Self::Shutdown,
+            5 => Self::AgentPrompt,
+            6 => Self::AgentSession,
             _ => Self::Unknown,
         }
     }
@@ -56,6 +66,8 @@ impl Reason {
             Self::Continued => "continued",
             Self::Evict => "evict",
             Self::Shutdown => "shutdown",
+            Self::AgentPrompt => "agent-prompt",
+            Self::AgentSession => "agent-session",
         }
     }
 }

@@ -1,23 +1,35 @@
-//! Our payload: a fingerprint and checksummed sections, streamed in both directions.
+//! Our payload: fingerprints and checksummed sections.
 //!
 //! ```text
-//! magic "DS4R", u32 version, [u8; 32] model fingerprint, u32 section count, u32 0,
+//! magic "DS4R", u32 version, [u8; 32] model, [u8; 32] family, u32 section count, u32 0,
 //! then per section: u32 kind, u32 0, u64 bytes, u64 XXH3-64, bytes
 //! ```
+//! The model is the fingerprint of weights, roundings and state layout; the family the same without
+//! the weights, so that quantisations of one model can be told from other models.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::{Error, Result};
 
 const MAGIC: [u8; 4] = *b"DS4R";
 const VERSION: u32 = 1;
 /// Bytes before the first section.
-pub(crate) const PREAMBLE_BYTES: usize = 48;
-const SECTION_HEAD_BYTES: usize = 24;
+pub(crate) const PREAMBLE_BYTES: usize = 80;
+/// Bytes in front of a section.
+pub(crate) const SECTION_HEAD_BYTES: usize = 24;
+
+/// Whose sequence a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Fingerprint of weights, roundings and state layout: what can be loaded exactly.
+    pub model: [u8; 32],
+    /// Fingerprint of shape, tokenizer, roundings and layout: the same model in other quantisations.
+    pub family: [u8; 32],
+}
 
 /// What a section holds, in file order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,54 +55,49 @@ pub(crate) struct Section {
     hash: u64,
 }
 
-/// Counts and hashes what passes through.
-struct HashingWriter<'a> {
-    inner: &'a mut dyn Write,
-    hash: Xxh3,
-    bytes: u64,
-}
-
-impl Write for HashingWriter<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(buf)?;
-        self.hash.update(&buf[..n]);
-        self.bytes += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 /// Writes the preamble.
-pub(crate) fn write_preamble(w: &mut dyn Write, fingerprint: &[u8; 32]) -> io::Result<()> {
+pub(crate) fn write_preamble(w: &mut impl Write, identity: &Identity) -> io::Result<()> {
     w.write_all(&MAGIC)?;
     w.write_all(&VERSION.to_le_bytes())?;
-    w.write_all(fingerprint)?;
+    w.write_all(&identity.model)?;
+    w.write_all(&identity.family)?;
     w.write_all(&u32::try_from(KINDS.len()).expect("four sections").to_le_bytes())?;
     w.write_all(&0u32.to_le_bytes())
 }
 
-/// Writes one section whose length is known only afterwards; returns its bytes with its head.
-pub(crate) fn write_section<W: Write + Seek>(
-    w: &mut W,
-    kind: Kind,
-    fill: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<u64> {
-    let head_at = w.stream_position()?;
-    w.write_all(&[0; SECTION_HEAD_BYTES])?;
-    let mut hashing = HashingWriter { inner: w, hash: Xxh3::new(), bytes: 0 };
-    fill(&mut hashing)?;
-    let (bytes, hash) = (hashing.bytes, hashing.hash.digest());
-    let end = w.stream_position()?;
-    w.seek(SeekFrom::Start(head_at))?;
+/// Writes one section.
+pub(crate) fn write_section(w: &mut impl Write, kind: Kind, bytes: &[u8]) -> io::Result<()> {
     w.write_all(&(kind as u32).to_le_bytes())?;
     w.write_all(&0u32.to_le_bytes())?;
-    w.write_all(&bytes.to_le_bytes())?;
-    w.write_all(&hash.to_le_bytes())?;
-    w.seek(SeekFrom::Start(end))?;
-    Ok(bytes + SECTION_HEAD_BYTES as u64)
+    w.write_all(&(bytes.len() as u64).to_le_bytes())?;
+    w.write_all(&xxh3_64(bytes).to_le_bytes())?;
+    w.write_all(bytes)
+}
+
+/// Reads the identity of the payload at `start`; one of another engine or version is foreign.
+pub(crate) fn read_identity(
+    path: &Path,
+    file: &mut File,
+    start: u64,
+    bytes: u64,
+) -> Result<Identity> {
+    let mut preamble = [0u8; PREAMBLE_BYTES];
+    let there = bytes.min(PREAMBLE_BYTES as u64);
+    read_at(path, file, start, &mut preamble[..usize::try_from(there).expect("80 at most")])?;
+    if there < 8 {
+        return Err(Error::damaged(path, "payload is shorter than its preamble"));
+    }
+    if preamble[..4] != MAGIC {
+        return Err(Error::foreign(path, "payload of another engine"));
+    }
+    if preamble[4..8] != VERSION.to_le_bytes() {
+        return Err(Error::foreign(path, "payload of another version"));
+    }
+    if there < PREAMBLE_BYTES as u64 {
+        return Err(Error::damaged(path, "payload is shorter than its preamble"));
+    }
+    let part = |from: usize| preamble[from..from + 32].try_into().expect("32 bytes");
+    Ok(Identity { model: part(8), family: part(40) })
 }
 
 /// Reads the section table of the payload at `start`; every bound is checked against `bytes`.
@@ -99,24 +106,14 @@ pub(crate) fn read_sections(
     file: &mut File,
     start: u64,
     bytes: u64,
-    fingerprint: &[u8; 32],
 ) -> Result<[Section; 4]> {
-    let mut preamble = [0u8; PREAMBLE_BYTES];
-    if bytes < PREAMBLE_BYTES as u64 {
-        return Err(Error::damaged(path, "payload is shorter than its preamble"));
-    }
-    read_at(path, file, start, &mut preamble)?;
-    if preamble[..4] != MAGIC {
-        return Err(Error::foreign(path, "payload of another engine"));
-    }
-    if preamble[4..8] != VERSION.to_le_bytes() {
-        return Err(Error::foreign(path, "payload of another version"));
-    }
-    if preamble[8..40] != fingerprint[..] {
-        return Err(Error::foreign(path, "payload of another model"));
-    }
     let end = start + bytes;
     let mut at = start + PREAMBLE_BYTES as u64;
+    let mut count = [0u8; 8];
+    read_at(path, file, at - 8, &mut count)?;
+    if count != [4, 0, 0, 0, 0, 0, 0, 0] {
+        return Err(Error::damaged(path, "wrong number of sections"));
+    }
     let mut sections = [Section { start: 0, bytes: 0, hash: 0 }; 4];
     for (section, kind) in sections.iter_mut().zip(KINDS) {
         *section = read_section_head(path, file, at, end, kind)?;
@@ -141,7 +138,7 @@ fn read_section_head(
     let mut head = [0u8; SECTION_HEAD_BYTES];
     read_at(path, file, at, &mut head)?;
     let u64_at = |i: usize| u64::from_le_bytes(head[i..i + 8].try_into().expect("8 bytes"));
-    if head[..4] != (kind as u32).to_le_bytes() {
+    if head[..8] != u64::from(kind as u32).to_le_bytes() {
         return Err(Error::damaged(path, format!("section {kind:?} is not where it should be")));
     }
     let section =
@@ -165,9 +162,13 @@ pub(crate) fn check_hash(path: &Path, file: &mut File, s: &Section, kind: Kind) 
         hash.update(&buf[..n]);
     }
     if hash.digest() != s.hash {
-        return Err(Error::damaged(path, format!("checksum of section {kind:?} is wrong")));
+        return Err(wrong_hash(path, kind));
     }
     Ok(())
+}
+
+fn wrong_hash(path: &Path, kind: Kind) -> Error {
+    Error::damaged(path, format!("checksum of section {kind:?} is wrong"))
 }
 
 /// A reader bounded to one section.
@@ -181,10 +182,18 @@ pub(crate) fn section_reader(
     Ok(BufReader::with_capacity(1 << 20, file.take(s.bytes)))
 }
 
-/// Reads a whole section into memory; its length was checked against the file.
-pub(crate) fn read_section(path: &Path, file: &mut File, s: &Section) -> Result<Vec<u8>> {
+/// Reads a whole section into memory and checks its hash; its length was checked against the file.
+pub(crate) fn read_section(
+    path: &Path,
+    file: &mut File,
+    s: &Section,
+    kind: Kind,
+) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     section_reader(path, file, s)?.read_to_end(&mut out).map_err(|e| Error::io(path, e))?;
+    if out.len() as u64 != s.bytes || xxh3_64(&out) != s.hash {
+        return Err(wrong_hash(path, kind));
+    }
     Ok(out)
 }
 

@@ -1,13 +1,27 @@
-//! The directory of cache files: index, lookup by prefix, loading with distrust, eviction.
+//! The directory of cache files: lookup by prefix, loading with distrust, eviction.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::header::{HEADER_BYTES, HITS_OFFSET, LAST_USED_OFFSET};
-use crate::payload::{KINDS, Kind, Section, check_hash, read_at, read_section, read_sections};
-use crate::{Error, Header, Result, ToolEntry, evict, key, payload, tools};
+use crate::file::Parts;
+use crate::header::{HITS_OFFSET, LAST_USED_OFFSET};
+use crate::index::Index;
+use crate::listing::{key_stem, remove_stale};
+use crate::writer::{Queue, mib};
+use crate::{
+    Entry, Error, Hit, Identity, Loaded, Miss, Nearest, Reason, Result, Skip, Snapshot, Stats,
+    ToolEntry, key,
+};
+
+/// Files whose keys are read to find the nearest one to a prompt.
+const NEAREST_FILES: usize = 8;
+/// Longest key that is read for it, in bytes.
+const NEAREST_BYTES: usize = 8 << 20;
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -16,248 +30,410 @@ pub struct Options {
     pub budget_bytes: u64,
     /// Sequences shorter than this are neither stored nor loaded, in tokens.
     pub tokens_min: u32,
-    /// Identity of model, quantisation policy and layout; other files are ignored.
-    pub fingerprint: [u8; 32],
+    /// Whose files these are.
+    pub identity: Identity,
+    /// Whether files of the same model in another quantisation are loaded.
+    pub accepts_family: bool,
     /// Bits of the routed experts, for the header.
     pub quant_bits: u8,
     /// Context size of this server: larger sequences cannot be loaded.
     pub ctx: u32,
     /// Vocabulary size; token ids of a file must be below it.
     pub n_vocab: u32,
+    /// Bytes written within an hour at most, but for a clean exit; 0 for no limit.
+    pub hourly_bytes_max: u64,
+    /// Bytes that may wait for the writer.
+    pub queue_bytes_max: u64,
 }
 
-/// One usable file.
+/// An open cache directory; clones are the same store.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// 40 hex digits.
-    pub name: String,
-    /// Its header.
-    pub header: Header,
-    /// Bytes of the key encoding it was stored under.
-    pub key_bytes: usize,
-    /// Size on disk.
-    pub file_bytes: u64,
-}
+pub struct KvStore(Arc<Handle>);
 
-/// A file whose key is a prefix of a prompt's encoding.
-#[derive(Clone, Debug)]
-pub struct Hit {
-    /// Its name.
-    pub name: String,
-    /// Cached tokens.
-    pub tokens: u32,
-    /// Bytes of the prompt's encoding it covers.
-    pub key_bytes: usize,
-}
-
-/// Why no file served a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Miss {
-    /// The directory holds no file of this model.
-    Empty,
-    /// No stored key is a prefix of the prompt; `nearest` is the file with the longest common start
-    /// in the key lengths stored.
-    NoPrefix {
-        /// Usable files that were considered.
-        files: usize,
-    },
-    /// The prompt is shorter than the smallest stored key or than the minimum.
-    TooShort,
-    /// The matching file holds more tokens than this context.
-    TooLong {
-        /// Its tokens.
-        tokens: u32,
-    },
-}
-
-impl std::fmt::Display for Miss {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Empty => write!(f, "no file of this model in the cache directory"),
-            Self::NoPrefix { files } => {
-                write!(f, "none of {files} files is a prefix of the prompt")
-            }
-            Self::TooShort => write!(f, "the prompt is shorter than anything stored"),
-            Self::TooLong { tokens } => write!(f, "the file holds {tokens} tokens, above --ctx"),
-        }
-    }
-}
-
-/// A verified file, open for reading its sequence.
+/// Ends the thread when the last clone goes.
 #[derive(Debug)]
-pub struct Loaded {
-    /// Token ids of the sequence.
-    pub tokens: Vec<u32>,
-    /// Logits after the last token; empty when they were not stored.
-    pub logits: Vec<f32>,
-    /// Tool-call ids and their sampled blocks; material from a file, to be parsed again before use.
-    pub tools: Vec<ToolEntry>,
-    path: PathBuf,
-    file: File,
-    sequence: Section,
+struct Handle {
+    inner: Arc<Inner>,
+    thread: Option<JoinHandle<()>>,
 }
 
-impl Loaded {
-    /// A reader of the runner's state, bounded and already checked against its checksum.
-    pub fn sequence(&mut self) -> Result<impl Read + use<>> {
-        payload::section_reader(&self.path, &mut self.file, &self.sequence)
-    }
-}
-
-/// An open cache directory.
 #[derive(Debug)]
-pub struct KvStore {
+pub(crate) struct Inner {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
-    pub(crate) entries: Vec<Entry>,
-    /// Set when the disk was full: nothing is written any more.
-    pub(crate) full: bool,
+    state: Mutex<State>,
+    /// Jobs came or were done.
+    pub(crate) changed: Condvar,
+}
+
+/// All that changes.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) index: Index,
+    pub(crate) queue: Queue,
+    pub(crate) stats: Stats,
     /// Distinguishes temporary files of one process.
     pub(crate) writes: u64,
+    /// The directory's time of change when it was last read.
+    scanned: Option<SystemTime>,
 }
 
 impl KvStore {
     /// Opens a directory, making it (mode 0700) when absent, removes what a killed writer left and
-    /// indexes the files of this model. Unreadable files are skipped; damaged ones are set aside.
+    /// indexes the files. Unreadable files are skipped; damaged ones are set aside.
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
         make_dir(dir)?;
-        let mut store =
-            Self { dir: dir.to_owned(), options, entries: Vec::new(), full: false, writes: 0 };
-        for item in fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
-            let Ok(item) = item else { continue };
-            let Ok(file_name) = item.file_name().into_string() else { continue };
-            if file_name.contains(".kv.tmp.") {
-                remove_stale(&item.path(), &file_name);
-            } else if let Some(name) = key_stem(&file_name) {
-                store.index(name);
-            }
+        fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+        let inner = Inner {
+            dir: dir.to_owned(),
+            options,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        {
+            let mut state = inner.lock();
+            remove_stale(dir);
+            inner.scan(&mut state);
+            inner.evict(&mut state, None);
+            inner.report_open(&state);
         }
-        store.evict_to_budget(None)?;
-        Ok(store)
+        let inner = Arc::new(inner);
+        let theirs = Arc::clone(&inner);
+        let thread = std::thread::Builder::new()
+            .name("ds4-kvstore".into())
+            .spawn(move || theirs.write_jobs())
+            .map_err(|e| Error::io(dir, e))?;
+        Ok(Self(Arc::new(Handle { inner, thread: Some(thread) })))
     }
 
-    fn index(&mut self, name: &str) {
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.inner.dir
+    }
+
+    /// What it was opened with.
+    pub fn options(&self) -> &Options {
+        &self.0.inner.options
+    }
+
+    /// Files that count against the budget, in order of name.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.0.inner.lock().index.entries.values().cloned().collect()
+    }
+
+    /// What it did so far.
+    pub fn stats(&self) -> Stats {
+        let state = self.0.inner.lock();
+        Stats {
+            files: state.index.entries.len() as u64,
+            bytes: state.index.bytes(),
+            is_off: state.queue.is_off,
+            ..state.stats
+        }
+    }
+
+    /// The longest file, or snapshot on its way to one, whose key is a prefix of `encoding`; or why
+    /// there is none.
+    pub fn find(&self, encoding: &[u8]) -> std::result::Result<Hit, Miss> {
+        let inner = &self.0.inner;
+        let ends = {
+            let mut state = inner.lock();
+            inner.scan(&mut state);
+            state.index.key_lengths(encoding.len())
+        };
+        let names = key::prefix_names(encoding, &ends);
+        let prefixes: Vec<_> = ends.into_iter().zip(names).collect();
+        let mut state = inner.lock();
+        let found = state.find(&prefixes, encoding, &inner.options);
+        state.stats.misses += u64::from(found.is_err());
+        found
+    }
+
+    /// The file that shares the longest beginning with a prompt that none is a prefix of, among those
+    /// used last: for explanations.
+    pub fn nearest(&self, encoding: &[u8]) -> Option<Nearest> {
+        let inner = &self.0.inner;
+        let mut entries: Vec<Entry> = inner.lock().index.usable().cloned().collect();
+        entries.sort_by_key(|e| std::cmp::Reverse(e.header.last_used));
+        let entries = entries.into_iter().filter(|e| e.key_bytes <= NEAREST_BYTES);
+        let shared = entries.take(NEAREST_FILES).filter_map(|e| {
+            let path = inner.path(&e.name);
+            let stored = Parts::open(&path).and_then(|mut p| p.read_key(&path)).ok()?;
+            let shared_bytes = stored.iter().zip(encoding).take_while(|(a, b)| a == b).count();
+            Some(Nearest { name: e.name, shared_bytes, key_bytes: e.key_bytes })
+        });
+        shared.filter(|n| n.shared_bytes > 0).max_by_key(|n| n.shared_bytes)
+    }
+
+    /// Opens a hit, checking everything against `encoding`; on damage the file is set aside, and it
+    /// is not found again.
+    pub fn load(&self, hit: &Hit, encoding: &[u8]) -> Result<Loaded> {
+        let inner = &self.0.inner;
+        let pending = inner.lock().pending(&hit.name);
+        if let Some(snapshot) = pending.filter(|s| encoding.starts_with(&s.key)) {
+            return Ok(Loaded::from_memory(snapshot));
+        }
+        let path = inner.path(&hit.name);
+        let loaded = Loaded::open(&path, &encoding[..hit.key_bytes], &inner.options);
+        if let Err(e) = &loaded {
+            let mut state = inner.lock();
+            state.index.remove(&hit.name);
+            if matches!(e, Error::Damaged { .. }) {
+                inner.set_aside(&mut state, &hit.name, e);
+            }
+        }
+        loaded
+    }
+
+    /// Counts a use of a hit whose sequence was taken over, in the file and in the index. Failing to
+    /// write it loses nothing.
+    pub fn used(&self, hit: &Hit, encoding: &[u8]) {
+        let inner = &self.0.inner;
+        let mut state = inner.lock();
+        state.stats.hits += 1;
+        state.stats.hit_tokens += u64::from(hit.tokens);
+        inner.cover(&mut state, &encoding[..hit.key_bytes]);
+        if let Some(entry) = state.index.entries.get_mut(&hit.name) {
+            entry.header.hits = entry.header.hits.saturating_add(1);
+            entry.is_covered = false;
+            inner.touch(entry);
+        }
+    }
+
+    /// Sets a hit aside that passed every check here but was refused by the runner.
+    pub fn refuse(&self, hit: &Hit, why: &str) {
+        let inner = &self.0.inner;
+        let mut state = inner.lock();
+        if state.index.remove(&hit.name).is_some() {
+            let e = Error::damaged(&inner.path(&hit.name), why);
+            inner.set_aside(&mut state, &hit.name, &e);
+        }
+    }
+
+    /// Whether a snapshot would be taken, before its state is copied. Before a sequence is given up
+    /// (evict, shutdown) this waits until the writer has room.
+    pub fn check(
+        &self,
+        key: &[u8],
+        tokens: usize,
+        reason: Reason,
+        bytes: u64,
+    ) -> std::result::Result<(), Skip> {
+        let checked = self.0.inner.check(key, tokens, reason, bytes);
+        if checked.is_err() {
+            self.0.inner.lock().stats.skipped += 1;
+        }
+        checked
+    }
+
+    /// Stores a sequence: found at once, written by the store's thread. What goes wrong is logged and
+    /// counted there.
+    pub fn save(&self, snapshot: Snapshot) {
+        self.0.inner.push(snapshot);
+    }
+
+    /// Adds tool calls to the file of a sequence that is stored already.
+    pub fn add_tools(&self, key: &[u8], entries: Vec<ToolEntry>) {
+        self.0.inner.push_tools(key, entries);
+    }
+
+    /// Waits until everything handed over is on disk, or was given up.
+    pub fn flush(&self) {
+        let inner = &self.0.inner;
+        let mut state = inner.lock();
+        while !state.queue.is_idle() {
+            state = inner.wait(state);
+        }
+    }
+
+    /// Files that name one of `ids`: their tokens, verified, and their whole maps.
+    pub fn find_tools(&self, ids: &[&str]) -> Vec<(Vec<u32>, Vec<ToolEntry>)> {
+        let inner = &self.0.inner;
+        let names = inner.files_with(ids);
+        let read = |name: &String| {
+            let path = inner.path(name);
+            let mut parts = Parts::open(&path)?;
+            Ok((parts.read_tokens(&path)?, parts.read_tools(&path)?))
+        };
+        names.iter().filter_map(|name| Result::ok(read(name))).collect()
+    }
+
+    /// Removes one file.
+    pub fn remove(&self, name: &str) {
+        let inner = &self.0.inner;
+        inner.remove_file(&mut inner.lock(), name);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.inner.lock().queue.is_closing = true;
+        self.inner.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl State {
+    /// Whether these tokens are stored, or are about to be.
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        self.index.entries.get(name).is_some_and(|e| e.is_usable) || self.pending(name).is_some()
+    }
+
+    fn pending(&self, name: &str) -> Option<Arc<Snapshot>> {
+        self.queue.pending.iter().find(|(n, _)| n == name).map(|(_, s)| Arc::clone(s))
+    }
+
+    fn find(
+        &self,
+        prefixes: &[(usize, String)],
+        encoding: &[u8],
+        options: &Options,
+    ) -> std::result::Result<Hit, Miss> {
+        let pending = self.queue.pending.iter().filter(|(_, s)| encoding.starts_with(&s.key));
+        let pending = pending.max_by_key(|(_, s)| s.key.len()).map(|(name, s)| Hit {
+            name: name.clone(),
+            tokens: u32::try_from(s.tokens.len()).unwrap_or(u32::MAX),
+            key_bytes: s.key.len(),
+        });
+        let pending = pending.filter(|hit| hit.tokens < options.ctx);
+        if self.index.usable().next().is_none() {
+            return pending.ok_or(Miss::Empty);
+        }
+        if prefixes.is_empty() {
+            return pending.ok_or(Miss::TooShort);
+        }
+        match (pending, self.index.longest(prefixes, options.ctx, options.tokens_min)) {
+            (Some(pending), Ok(hit)) if hit.key_bytes > pending.key_bytes => Ok(hit),
+            (Some(pending), _) => Ok(pending),
+            (None, found) => found,
+        }
+    }
+
+    /// Remembers which file names these calls.
+    pub(crate) fn note_tools(&mut self, name: &str, entries: &[ToolEntry]) {
+        let Some(files) = &mut self.index.tool_files else { return };
+        for entry in entries {
+            files.entry(entry.id.clone()).or_default().insert(name.to_owned());
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.kv"))
+    }
+
+    /// Brings the index up to date with the directory, if that has changed: other processes may use
+    /// it too.
+    fn scan(&self, state: &mut State) {
+        let changed = fs::metadata(&self.dir).and_then(|m| m.modified()).ok();
+        if changed.is_some() && changed == state.scanned {
+            return;
+        }
+        let Ok(items) = fs::read_dir(&self.dir) else { return };
+        let mut present = HashSet::new();
+        for item in items.flatten() {
+            let Ok(file_name) = item.file_name().into_string() else { continue };
+            let Some(name) = key_stem(&file_name) else { continue };
+            present.insert(name.to_owned());
+            let is_known = state.index.entries.contains_key(name);
+            if !is_known && !state.index.ignored.contains_key(name) {
+                self.index_file(state, name);
+            }
+        }
+        state.index.entries.retain(|name, _| present.contains(name));
+        state.index.ignored.retain(|name, _| present.contains(name));
+        state.scanned = changed;
+    }
+
+    fn index_file(&self, state: &mut State, name: &str) {
         let path = self.path(name);
-        match read_entry(&path, name, &self.options.fingerprint) {
-            Ok(entry) => self.entries.push(entry),
-            Err(Error::Damaged { .. }) => self.set_aside(name),
-            // Another model's good file, or one that cannot be read now: leave it alone.
+        match read_entry(&path, name, &self.options) {
+            Ok((entry, mut parts)) => {
+                if state.index.tool_files.is_some() {
+                    let tools = parts.read_tools(&path).unwrap_or_default();
+                    state.note_tools(name, &tools);
+                }
+                state.index.entries.insert(name.to_owned(), entry);
+            }
+            Err(e @ Error::Damaged { .. }) => self.set_aside(state, name, &e),
+            Err(Error::Foreign { what, .. }) => {
+                state.index.ignored.insert(name.to_owned(), what);
+            }
+            // It may be readable later.
             Err(_) => {}
         }
     }
 
-    /// Usable files, in no order.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// Whether writing was given up because the disk is full.
-    pub fn is_full(&self) -> bool {
-        self.full
-    }
-
-    /// Bytes of all usable files.
-    pub fn bytes(&self) -> u64 {
-        self.entries.iter().map(|e| e.file_bytes).sum()
-    }
-
-    /// The longest file whose key is a prefix of `encoding`, or why there is none.
-    pub fn find(&self, encoding: &[u8]) -> std::result::Result<Hit, Miss> {
-        if self.entries.is_empty() {
-            return Err(Miss::Empty);
-        }
-        let mut ends: Vec<usize> =
-            self.entries.iter().map(|e| e.key_bytes).filter(|&n| n <= encoding.len()).collect();
-        ends.sort_unstable();
-        ends.dedup();
-        if ends.is_empty() {
-            return Err(Miss::TooShort);
-        }
-        let names = key::prefix_names(encoding, &ends);
-        let mut too_long = None;
-        for (end, name) in ends.iter().zip(&names).rev() {
-            let Some(e) = self.entries.iter().find(|e| e.name == *name && e.key_bytes == *end)
-            else {
-                continue;
-            };
-            if e.header.tokens >= self.options.ctx {
-                too_long = Some(Miss::TooLong { tokens: e.header.tokens });
-            } else if e.header.tokens >= self.options.tokens_min {
-                return Ok(Hit { name: name.clone(), tokens: e.header.tokens, key_bytes: *end });
-            }
-        }
-        Err(too_long.unwrap_or(Miss::NoPrefix { files: self.entries.len() }))
-    }
-
-    /// Opens a hit, checking everything against `encoding`; on any failure the file is set aside and
-    /// the caller goes on without it.
-    pub fn load(&mut self, hit: &Hit, encoding: &[u8]) -> Result<Loaded> {
-        let path = self.path(&hit.name);
-        match self.load_checked(&path, hit, encoding) {
-            Ok(loaded) => {
-                self.touch(&hit.name);
-                Ok(loaded)
-            }
-            Err(e) => {
-                self.entries.retain(|x| x.name != hit.name);
-                if matches!(e, Error::Damaged { .. }) {
-                    self.set_aside(&hit.name);
-                }
-                Err(e)
-            }
-        }
-    }
-
-    fn load_checked(&self, path: &Path, hit: &Hit, encoding: &[u8]) -> Result<Loaded> {
-        let mut parts = open_parts(path, &self.options.fingerprint)?;
-        for (section, kind) in parts.sections.iter().zip(KINDS) {
-            check_hash(path, &mut parts.file, section, kind)?;
-        }
-        let stored = read_section(path, &mut parts.file, &parts.sections[0])?;
-        if encoding.get(..hit.key_bytes) != Some(&stored[..]) {
-            return Err(Error::damaged(path, "its key is not the prompt's prefix"));
-        }
-        let tokens = self.read_tokens(path, &mut parts)?;
-        let logits = self.read_logits(path, &mut parts)?;
-        let tools = parts.read_tools(path)?;
-        let sequence = parts.sections[3];
-        Ok(Loaded { tokens, logits, tools, path: path.to_owned(), file: parts.file, sequence })
-    }
-
-    fn read_tokens(&self, path: &Path, parts: &mut Parts) -> Result<Vec<u32>> {
-        let bytes = read_section(path, &mut parts.file, &parts.sections[1])?;
-        let (words, rest) = bytes.as_chunks::<4>();
-        if !rest.is_empty() || words.len() != parts.header.tokens as usize {
-            return Err(Error::damaged(path, "token count differs from the header's"));
-        }
-        let tokens: Vec<u32> = words.iter().map(|w| u32::from_le_bytes(*w)).collect();
-        match tokens.iter().find(|&&t| t >= self.options.n_vocab) {
-            Some(t) => Err(Error::damaged(path, format!("token id {t} outside the vocabulary"))),
-            None => Ok(tokens),
-        }
-    }
-
-    fn read_logits(&self, path: &Path, parts: &mut Parts) -> Result<Vec<f32>> {
-        let bytes = read_section(path, &mut parts.file, &parts.sections[2])?;
-        let (words, rest) = bytes.as_chunks::<4>();
-        let whole = words.is_empty() || words.len() == self.options.n_vocab as usize;
-        if !rest.is_empty() || !whole {
-            return Err(Error::damaged(path, "logits of another vocabulary"));
-        }
-        let logits: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
-        if logits.iter().any(|x| x.is_nan()) {
-            return Err(Error::damaged(path, "a logit is not a number"));
-        }
-        Ok(logits)
-    }
-
-    /// Counts a use, in the file and in the index. Failing to write it loses nothing.
-    fn touch(&mut self, name: &str) {
+    /// Renames a damaged file so that nobody tries it again.
+    fn set_aside(&self, state: &mut State, name: &str, why: &Error) {
         let path = self.path(name);
-        let Some(entry) = self.entries.iter_mut().find(|e| e.name == name) else { return };
-        entry.header.hits = entry.header.hits.saturating_add(1);
+        state.stats.set_aside += 1;
+        tracing::warn!("kv cache: load failed, file set aside: {why}");
+        if fs::rename(&path, path.with_extension("kv.bad")).is_err() {
+            state.index.ignored.insert(name.to_owned(), why.to_string());
+        }
+    }
+
+    /// Drops the least worthy files until the budget holds.
+    pub(crate) fn evict(&self, state: &mut State, immune: Option<&str>) {
+        while state.index.bytes() > self.options.budget_bytes {
+            let now = now_s();
+            let victim = state.index.victim(now, immune).or_else(|| state.index.victim(now, None));
+            let Some(name) = victim else { break };
+            let header = state.index.entries[&name].header.clone();
+            let bytes = state.index.entries[&name].file_bytes;
+            self.remove_file(state, &name);
+            state.stats.evicted += 1;
+            tracing::info!(
+                "kv cache: evicted reason={} tokens={} hits={} size={:.2} MiB file={name}.kv",
+                header.reason.name(),
+                header.tokens,
+                header.hits,
+                mib(bytes),
+            );
+        }
+    }
+
+    pub(crate) fn remove_file(&self, state: &mut State, name: &str) {
+        state.index.remove(name);
+        if let Err(e) = fs::remove_file(self.path(name))
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("kv cache: {name}.kv not removed: {e}");
+            state.index.ignored.insert(name.to_owned(), e.to_string());
+        }
+    }
+
+    /// A conversation with this key is alive: its shorter files are of use with it, or not at all.
+    pub(crate) fn cover(&self, state: &mut State, whole: &[u8]) {
+        let ends = state.index.key_lengths(whole.len());
+        let names = key::prefix_names(whole, &ends);
+        let prefixes: Vec<_> = ends.into_iter().zip(names).collect();
+        for name in state.index.cover(&prefixes, whole.len()) {
+            if let Some(entry) = state.index.entries.get_mut(&name) {
+                self.touch(entry);
+            }
+        }
+    }
+
+    /// Writes the time of use and the hits of an entry to its file.
+    fn touch(&self, entry: &mut Entry) {
         entry.header.last_used = now_s();
-        let Ok(mut file) = OpenOptions::new().write(true).open(path) else { return };
+        let Ok(mut file) = OpenOptions::new().write(true).open(self.path(&entry.name)) else {
+            return;
+        };
         let hits = entry.header.hits.to_le_bytes();
         let used = entry.header.last_used.to_le_bytes();
         for (at, bytes) in [(HITS_OFFSET, &hits[..]), (LAST_USED_OFFSET, &used[..])] {
@@ -267,144 +443,61 @@ impl KvStore {
         }
     }
 
-    /// The tool maps of every file that names one of `ids`.
-    pub fn find_tools(&self, ids: &[&str]) -> Vec<ToolEntry> {
-        let mut found = Vec::new();
-        for entry in self.entries.iter().filter(|e| e.header.has_tools) {
-            let path = self.path(&entry.name);
-            let Ok(mut parts) = open_parts(&path, &self.options.fingerprint) else { continue };
-            let Ok(map) = parts.read_tools(&path) else { continue };
-            found.extend(map.into_iter().filter(|t| ids.contains(&t.id.as_str())));
+    /// Names of usable files whose map has one of `ids`. The first call reads every map.
+    fn files_with(&self, ids: &[&str]) -> Vec<String> {
+        let mut state = self.lock();
+        self.scan(&mut state);
+        if state.index.tool_files.is_none() {
+            state.index.tool_files = Some(HashMap::new());
+            let tagged: Vec<String> = state.index.usable().map(|e| e.name.clone()).collect();
+            for name in tagged {
+                let path = self.path(&name);
+                let tools = Parts::open(&path).and_then(|mut p| p.read_tools(&path));
+                state.note_tools(&name, &tools.unwrap_or_default());
+            }
         }
-        found
+        let State { index, .. } = &*state;
+        let files = index.tool_files.as_ref().expect("filled above");
+        let mut names: Vec<String> =
+            ids.iter().filter_map(|id| files.get(*id)).flatten().cloned().collect();
+        names.retain(|name| index.entries.get(name).is_some_and(|e| e.is_usable));
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
-    /// Removes one file.
-    pub fn remove(&mut self, name: &str) -> Result<()> {
-        let path = self.path(name);
-        self.entries.retain(|e| e.name != name);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, e)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Drops the least worthy files until the budget holds; returns the names.
-    pub fn evict_to_budget(&mut self, immune: Option<&str>) -> Result<Vec<String>> {
-        let mut gone = Vec::new();
-        while self.bytes() > self.options.budget_bytes {
-            let victim = evict::victim(&self.entries, now_s(), immune)
-                .or_else(|| evict::victim(&self.entries, now_s(), None));
-            let Some(ix) = victim else { break };
-            let name = self.entries[ix].name.clone();
-            self.remove(&name)?;
-            gone.push(name);
-        }
-        Ok(gone)
-    }
-
-    fn set_aside(&self, name: &str) {
-        let path = self.path(name);
-        // When even renaming fails the file is not in the index, so it is not tried again either.
-        let _ = fs::rename(&path, path.with_extension("kv.bad"));
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}.kv"))
+    fn report_open(&self, state: &State) {
+        let o = &self.options;
+        let quant = if o.accepts_family { "accept" } else { "reject" };
+        let usable = state.index.usable().count();
+        tracing::info!(
+            "kv cache: open dir={} budget={:.0} MiB different-quant={quant} min-tokens={} \
+             files={usable} others={} foreign={} used={:.2} MiB",
+            self.dir.display(),
+            mib(o.budget_bytes),
+            o.tokens_min,
+            state.index.entries.len() - usable,
+            state.index.ignored.len(),
+            mib(state.index.bytes()),
+        );
     }
 }
 
-/// A file taken apart, bounds checked, contents not yet.
-struct Parts {
-    header: Header,
-    file: File,
-    sections: [Section; 4],
-    tools_at: u64,
-    file_bytes: u64,
-}
-
-impl Parts {
-    fn read_tools(&mut self, path: &Path) -> Result<Vec<ToolEntry>> {
-        if !self.header.has_tools {
-            return Ok(Vec::new());
-        }
-        let mut bytes = Vec::new();
-        self.file.seek(SeekFrom::Start(self.tools_at)).map_err(|e| Error::io(path, e))?;
-        let rest = self.file_bytes.saturating_sub(self.tools_at);
-        (&mut self.file).take(rest).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-        Ok(tools::decode(&bytes))
-    }
-}
-
-fn open_parts(path: &Path, fingerprint: &[u8; 32]) -> Result<Parts> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let file_bytes = file.metadata().map_err(|e| Error::io(path, e))?.len();
-    let mut head = [0u8; HEADER_BYTES + 4];
-    read_at(path, &mut file, 0, &mut head)?;
-    let (fixed, text_len) = head.split_at(HEADER_BYTES);
-    let header = Header::decode(fixed.try_into().expect("split at its length"))
-        .map_err(|what| Error::damaged(path, what))?;
-    let text = u64::from(u32::from_le_bytes(text_len.try_into().expect("4 bytes")));
-    let start = (HEADER_BYTES as u64 + 4).saturating_add(text);
-    let end = start.saturating_add(header.payload_bytes);
-    if end > file_bytes {
-        let missing = end - file_bytes;
-        return Err(Error::damaged(path, format!("file is cut short by {missing} bytes")));
-    }
-    if !header.has_tools && end != file_bytes {
-        return Err(Error::damaged(path, "bytes behind the payload"));
-    }
-    let sections = read_sections(path, &mut file, start, header.payload_bytes, fingerprint)?;
-    Ok(Parts { header, file, sections, tools_at: end, file_bytes })
-}
-
-pub(crate) fn read_entry(path: &Path, name: &str, fingerprint: &[u8; 32]) -> Result<Entry> {
-    let parts = open_parts(path, fingerprint)?;
-    let key_bytes = usize::try_from(parts.sections[0].bytes)
+fn read_entry(path: &Path, name: &str, options: &Options) -> Result<(Entry, Parts)> {
+    let parts = Parts::open(path)?;
+    let key_bytes = usize::try_from(parts.key_bytes())
         .map_err(|_| Error::damaged(path, "key is larger than memory"))?;
-    let (header, file_bytes) = (parts.header, parts.file_bytes);
-    Ok(Entry { name: name.to_owned(), header, key_bytes, file_bytes })
-}
-
-/// What a full check of one file found.
-#[derive(Clone, Debug)]
-pub struct Verified {
-    /// The header.
-    pub header: Header,
-    /// The human-readable text.
-    pub text: String,
-    /// The model fingerprint inside.
-    pub fingerprint: [u8; 32],
-    /// Tool calls in its map.
-    pub tools: usize,
-}
-
-/// Checks a file of any model: container, every checksum, name against key.
-pub fn verify_file(path: &Path) -> Result<Verified> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut head = [0u8; HEADER_BYTES + 4];
-    read_at(path, &mut file, 0, &mut head)?;
-    let text_bytes = u32::from_le_bytes(head[HEADER_BYTES..].try_into().expect("4 bytes"));
-    let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
-    let text_at = HEADER_BYTES as u64 + 4;
-    if u64::from(text_bytes) > size.saturating_sub(text_at) {
-        return Err(Error::damaged(path, "text is cut short"));
-    }
-    let mut text = vec![0u8; text_bytes as usize];
-    read_at(path, &mut file, text_at, &mut text)?;
-    let mut fingerprint = [0u8; 32];
-    read_at(path, &mut file, text_at + u64::from(text_bytes) + 8, &mut fingerprint)?;
-    let mut parts = open_parts(path, &fingerprint)?;
-    for (section, kind) in parts.sections.iter().zip(KINDS) {
-        check_hash(path, &mut parts.file, section, kind)?;
-    }
-    let stored = read_section(path, &mut parts.file, &parts.sections[Kind::Key as usize - 1])?;
-    if path.file_stem().and_then(|s| s.to_str()) != Some(&key::key_name(&stored)) {
-        return Err(Error::damaged(path, "its name is not the SHA-1 of its key"));
-    }
-    let tools = parts.read_tools(path)?.len();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    Ok(Verified { header: parts.header, text, fingerprint, tools })
+    let same = parts.identity.model == options.identity.model;
+    let family = options.accepts_family && parts.identity.family == options.identity.family;
+    let entry = Entry {
+        name: name.to_owned(),
+        header: parts.header.clone(),
+        key_bytes,
+        file_bytes: parts.file_bytes,
+        is_usable: same || family,
+        is_covered: false,
+    };
+    Ok((entry, parts))
 }
 
 fn make_dir(dir: &Path) -> Result<()> {
@@ -416,23 +509,6 @@ fn make_dir(dir: &Path) -> Result<()> {
         builder.mode(0o700);
     }
     builder.create(dir).map_err(|e| Error::io(dir, e))
-}
-
-/// `Some(stem)` for 40 lower-case hex digits followed by `.kv`.
-fn key_stem(file_name: &str) -> Option<&str> {
-    let stem = file_name.strip_suffix(".kv")?;
-    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    (stem.len() == 40 && stem.bytes().all(hex)).then_some(stem)
-}
-
-/// Removes a temporary file unless its writer still lives.
-fn remove_stale(path: &Path, file_name: &str) {
-    let pid = file_name.rsplit(".kv.tmp.").next().and_then(|s| s.split('.').next());
-    let alive = pid.is_some_and(|p| Path::new("/proc").join(p).exists());
-    let own = pid.is_some_and(|p| p == std::process::id().to_string());
-    if !alive || own {
-        let _ = fs::remove_file(path);
-    }
 }
 
 /// Seconds since the epoch; 0 when the clock is before it.

@@ -1,13 +1,13 @@
 //! The moments at which sequences go to the disk cache and come back.
 
-use ds4_kvstore::{Hit, KvStore, Reason, Saved, Snapshot};
+use ds4_kvstore::{Hit, KeyBuilder, KvStore, Reason, Skip, Snapshot};
 use ds4_model::TokenId;
 
 use crate::slot::Slot;
 use crate::{DiskOptions, Scheduler};
 
 /// The disk cache of a scheduler.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Disk {
     /// The files.
     pub store: KvStore,
@@ -26,54 +26,62 @@ impl Scheduler {
         if len < disk.options.tokens_min || grew == 0 {
             return;
         }
-        let mut key = ds4_kvstore::KeyBuilder::new();
+        let mut key = KeyBuilder::new();
         self.texts.encode(&slot.tokens, &mut key);
-        let text = self.texts.text(&slot.tokens);
         let tools = self.texts.tools(&slot.tokens);
-        let ids: Vec<u32> = slot.tokens.iter().map(|t| t.0).collect();
-        let snapshot = Snapshot {
+        let about = self.runner.seq_bytes(u32::try_from(len).expect("within a u32 capacity"));
+        match disk.store.check(key.bytes(), len, reason, about) {
+            Ok(()) => {}
+            Err(Skip::Stored) => {
+                disk.store.add_tools(key.bytes(), tools);
+                slot.saved = len;
+                return;
+            }
+            Err(skip) => {
+                let cause = skip.name();
+                tracing::debug!("kv cache: skipped tokens={len} reason={}: {cause}", reason.name());
+                return;
+            }
+        }
+        let mut state = Vec::new();
+        if let Err(e) = self.runner.save_seq(slot.id, &mut state) {
+            tracing::warn!("kv cache: not stored tokens={len} reason={}: {e}", reason.name());
+            return;
+        }
+        disk.store.save(Snapshot {
             reason,
-            key: key.bytes(),
-            text: &text,
-            tokens: &ids,
-            logits: slot.logits.as_deref().unwrap_or(&[]),
-            tools: &tools,
-        };
-        let (runner, id) = (&mut self.runner, slot.id);
-        let saved = disk.store.save(&snapshot, &mut |w| {
-            runner.save_seq(id, w).map(|_| ()).map_err(|e| e.to_string())
+            key: key.into_bytes(),
+            text: self.texts.text(&slot.tokens),
+            tokens: slot.tokens.iter().map(|t| t.0).collect(),
+            logits: slot.logits.clone().unwrap_or_default(),
+            tools,
+            state,
+            replaces: None,
+            trimmed: 0,
         });
         slot.saved = len;
-        report(saved, reason, len);
     }
 
     /// Loads a file into slot `into`; the tokens it holds, or `None` after saying why not.
     pub(crate) fn load(&mut self, hit: &Hit, key: &[u8], into: usize) -> Option<Vec<TokenId>> {
         let disk = self.disk.as_mut()?;
-        let mut loaded = match disk.store.load(hit, key) {
-            Ok(loaded) => loaded,
-            Err(e) => {
-                tracing::warn!("cache file set aside: {e}");
-                return None;
-            }
-        };
-        let mut reader = match loaded.sequence() {
-            Ok(reader) => reader,
-            Err(e) => {
-                tracing::warn!("cache file not read: {e}");
-                return None;
-            }
-        };
+        // The store says why itself.
+        let mut loaded = disk.store.load(hit, key).ok()?;
+        let mut reader = loaded.sequence().ok()?;
         let id = match self.runner.load_seq(&mut reader, self.options.ctx) {
             Ok(id) => id,
+            Err(e @ (ds4_model::Error::Memory(_) | ds4_model::Error::Device(_))) => {
+                tracing::warn!("kv cache: load failed: {e}");
+                return None;
+            }
             Err(e) => {
-                tracing::warn!("cache file not loaded: {e}");
+                disk.store.refuse(hit, &e.to_string());
                 return None;
             }
         };
         if self.runner.seq_len(id).ok().map(|n| n as usize) != Some(loaded.tokens.len()) {
             self.runner.close_seq(id);
-            tracing::warn!("cache file not loaded: its state has another length than its tokens");
+            disk.store.refuse(hit, "its state has another length than its tokens");
             return None;
         }
         let tokens: Vec<TokenId> = loaded.tokens.iter().map(|&t| TokenId(t)).collect();
@@ -82,21 +90,8 @@ impl Scheduler {
         slot.saved = slot.tokens.len();
         let old = std::mem::replace(&mut self.slots[into], slot);
         self.runner.close_seq(old.id);
+        disk.store.used(hit, key);
         self.texts.learn(&tokens, &loaded.tools);
         Some(tokens)
-    }
-}
-
-fn report(saved: ds4_kvstore::Result<Saved>, reason: Reason, tokens: usize) {
-    let reason = reason.name();
-    match saved {
-        Ok(Saved::Written { name, bytes, evicted }) => {
-            tracing::info!(tokens, reason, bytes, evicted = evicted.len(), "stored {name}.kv");
-        }
-        Ok(Saved::Skipped(cause)) => tracing::debug!(tokens, reason, "not stored: {cause}"),
-        Err(e) if e.is_disk_full() => {
-            tracing::warn!("disk full, the KV cache is not written any more: {e}");
-        }
-        Err(e) => tracing::warn!(tokens, reason, "not stored: {e}"),
     }
 }

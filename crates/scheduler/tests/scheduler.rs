@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use ds4_engine::testing::ScriptedRunner;
 use ds4_engine::{Cancel, End, Sampling, Stats};
-use ds4_kvstore::{KeyBuilder, KvStore, Options as StoreOptions, ToolEntry};
+use ds4_kvstore::{Identity, KeyBuilder, KvStore, Options as StoreOptions, ToolEntry};
 use ds4_model::TokenId;
 use ds4_scheduler::{
     Client, Disk, DiskOptions, Error, Options, Request, Scheduler, Source, Started, Texts, Worker,
@@ -337,10 +337,13 @@ fn with_disk(dir: &std::path::Path) -> Scheduler {
     let store = StoreOptions {
         budget_bytes: 1 << 20,
         tokens_min: 10,
-        fingerprint: [1; 32],
+        identity: Identity { model: [1; 32], family: [1; 32] },
+        accepts_family: false,
         quant_bits: 2,
         ctx: 400,
         n_vocab: u32::try_from(VOCAB).unwrap(),
+        hourly_bytes_max: 0,
+        queue_bytes_max: 1 << 20,
     };
     let disk = Disk {
         store: KvStore::open(dir, store).unwrap(),
