@@ -135,6 +135,7 @@ pub fn model(info: &ModelInfo, name: &str, form: ListForm) -> Value {
         model["type"] = "model".into();
         model["display_name"] = DISPLAY_NAME.into();
         model["created_at"] = CREATED_AT.into();
+        model["lifecycle"] = "active".into();
         model["max_input_tokens"] = info.context.into();
         model["max_tokens"] = info.max_tokens.min(info.context).into();
     }

@@ -31,7 +31,7 @@ pub(crate) fn reasoning(
     rules: Rules,
     warnings: &mut Vec<String>,
 ) -> Result<Reasoning, RequestError> {
-    let (switch, budget) = switch(body)?;
+    let (switch, budget) = switch(body, rules, warnings)?;
     let switch = if switch.is_some() { switch } else { body.bool("think")? };
     let level = match effort {
         None | Some("none" | "medium" | "high" | "xhigh" | "auto") => Effort::High,
@@ -52,26 +52,32 @@ pub(crate) fn reasoning(
 }
 
 /// The field `thinking`: on or off, and the budget in tokens.
-fn switch(body: Fields<'_>) -> Result<(Option<bool>, Option<u32>), RequestError> {
-    match body.get("thinking") {
-        None => Ok((None, None)),
-        Some(Value::Bool(on)) => Ok((Some(*on), None)),
-        Some(setting @ Value::Object(_)) => {
-            let fields = Fields::of(setting, "thinking")?;
-            let on = match fields.str("type")? {
-                Some("enabled" | "adaptive" | "auto") => true,
-                Some("disabled") => false,
-                other => {
-                    return Err(RequestError::invalid(format!(
-                        "thinking.type: {:?} is not one of enabled, disabled, adaptive",
-                        other.unwrap_or_default()
-                    )));
-                }
-            };
-            Ok((Some(on), fields.count("budget_tokens")?))
+fn switch(
+    body: Fields<'_>,
+    rules: Rules,
+    warnings: &mut Vec<String>,
+) -> Result<(Option<bool>, Option<u32>), RequestError> {
+    let setting = match body.get("thinking") {
+        None => return Ok((None, None)),
+        Some(Value::Bool(on)) => return Ok((Some(*on), None)),
+        Some(setting @ Value::Object(_)) => Fields::of(setting, "thinking")?,
+        Some(other) => return Err(wrong("thinking", "a boolean or an object", other)),
+    };
+    let on = match setting.str("type")? {
+        Some("enabled" | "adaptive" | "auto" | "between_tools") => true,
+        Some("disabled") => false,
+        Some(other) if rules == Rules::Lenient => {
+            warnings.push(format!("thinking.type {other:?} is not known; thinking"));
+            true
         }
-        Some(other) => Err(wrong("thinking", "a boolean or an object", other)),
-    }
+        other => {
+            return Err(RequestError::invalid(format!(
+                "thinking.type: {:?} is not one of enabled, disabled, adaptive",
+                other.unwrap_or_default()
+            )));
+        }
+    };
+    Ok((Some(on), setting.count("budget_tokens")?))
 }
 
 /// Sampling without the seed.

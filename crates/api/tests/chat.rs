@@ -65,9 +65,11 @@ fn thinking_is_what_the_request_says() {
     ] {
         assert_eq!(convert(change.clone()).unwrap().conversation.thinking, expected, "{change}");
     }
-    let unknown = convert(json!({"reasoning_effort": "huge"})).unwrap();
-    assert_eq!(unknown.conversation.thinking, high);
-    assert_eq!(unknown.warnings.len(), 1, "{:?}", unknown.warnings);
+    for unknown in [json!({"reasoning_effort": "huge"}), json!({"thinking": {"type": "often"}})] {
+        let unknown = convert(unknown).unwrap();
+        assert_eq!(unknown.conversation.thinking, high);
+        assert_eq!(unknown.warnings.len(), 1, "{:?}", unknown.warnings);
+    }
 }
 
 #[test]
@@ -104,7 +106,8 @@ fn numbers_are_checked_and_limited() {
         (json!({"messages": [{"role": "wizard"}]}), "messages[0].role"),
         (json!({"messages": ["x"]}), "messages[0]: expected an object, found a string"),
         (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content"),
-        (json!({"thinking": {"type": "often"}}), "thinking.type"),
+        (json!({"thinking": {"type": 5}}), "thinking.type"),
+        (json!({"thinking": {}}), "thinking.type"),
         (json!({"tool_choice": "maybe", "tools": [{"function": {"name": "f"}}]}), "tool_choice"),
         (json!({"tools": [{"function": {}}]}), "tools[0].function"),
         (json!({"response_format": {"type": "xml"}}), "response_format.type"),

@@ -73,12 +73,11 @@ fn chosen_requests_as_the_hosted_api() {
 
 /// Bodies that the vendor's code cannot even read have no body for the client.
 fn check_error(case: &Value, error: &RequestError) {
-    match case["error"].get("body") {
-        Some(body) => assert_eq!(error.openai_body(), *body, "{}", case["id"]),
-        None => {
-            let theirs = case["error"]["text"].as_str().unwrap();
-            assert_eq!(error.message, theirs, "{}", case["id"]);
-        }
+    if let Some(body) = case["error"].get("body") {
+        assert_eq!(error.openai_body(), *body, "{}", case["id"]);
+    } else {
+        let theirs = case["error"]["text"].as_str().unwrap();
+        assert_eq!(error.message, theirs, "{}", case["id"]);
     }
 }
 

@@ -101,6 +101,16 @@ impl Items<'_> {
                 let text = self.set.find(list, &path, self.warnings)?;
                 self.result(item.str("call_id")?, text)
             }
+            "additional_tools" => {
+                let path = format!("{}.tools", item.path());
+                let list = item.array("tools")?.unwrap_or_default();
+                let text = self.set.find(list, &path, self.warnings)?;
+                self.check_answered()?;
+                // The prompt declares tools only at its start, which must not change.
+                let text = format!("<system-reminder>\nMore tools: {text}\n</system-reminder>");
+                self.messages.push(Message::new(Role::User, text));
+                Ok(())
+            }
             "item_reference" => Err(RequestError::invalid(format!(
                 "{}: an item_reference cannot be resolved, because answers are not stored; send \
                  the item itself",

@@ -46,7 +46,7 @@ impl Completions {
         if self.wants_logprobs {
             choice.insert("logprobs".to_owned(), logprobs);
         }
-        choice.insert("finish_reason".to_owned(), finish.map(Finish::openai).into());
+        choice.insert("finish_reason".to_owned(), finish.map(finish_reason).into());
         Value::Object(choice)
     }
 
@@ -58,6 +58,14 @@ impl Completions {
 
     fn last_chunk(&self, finish: &Finish) -> Frame {
         Frame::data(&self.envelope(vec![self.choice("", Value::Null, Some(finish))]))
+    }
+}
+
+/// There are no tools here.
+fn finish_reason(finish: &Finish) -> &'static str {
+    match finish {
+        Finish::ToolCalls => Finish::Stop.openai(),
+        finish => finish.openai(),
     }
 }
 
