@@ -11,7 +11,13 @@ pub(crate) const DEFAULT_MODEL: &str = "deepseek-v4-flash";
 
 /// The model's name.
 pub(crate) fn model(body: Fields<'_>) -> Result<String, RequestError> {
-    Ok(body.str("model")?.unwrap_or(DEFAULT_MODEL).to_owned())
+    let model = body.str("model")?.unwrap_or(DEFAULT_MODEL);
+    // Every event of a stream repeats it.
+    if model.len() > limits::MODEL_NAME_BYTES_MAX {
+        let max = limits::MODEL_NAME_BYTES_MAX;
+        return Err(RequestError::invalid(format!("model: a name of more than {max} bytes")));
+    }
+    Ok(model.to_owned())
 }
 
 /// What a request says about thinking.
@@ -31,8 +37,13 @@ pub(crate) fn reasoning(
     rules: Rules,
     warnings: &mut Vec<String>,
 ) -> Result<Reasoning, RequestError> {
-    let (switch, budget) = switch(body, rules, warnings)?;
-    let switch = if switch.is_some() { switch } else { body.bool("think")? };
+    let (mut switch, budget) = switch(body, rules, warnings)?;
+    if switch.is_none() {
+        switch = body.bool("think")?;
+    }
+    if switch.is_none() && rules == Rules::Lenient {
+        switch = foreign_switch(body);
+    }
     let level = match effort {
         None | Some("none" | "medium" | "high" | "xhigh" | "auto") => Effort::High,
         Some("minimal" | "low") => Effort::Low,
@@ -78,6 +89,14 @@ fn switch(
         }
     };
     Ok((Some(on), setting.count("budget_tokens")?))
+}
+
+/// The switch under the names that other models have given it.
+fn foreign_switch(body: Fields<'_>) -> Option<bool> {
+    let template = body.get("chat_template_kwargs");
+    let names = ["enable_thinking", "thinking"];
+    let in_template = names.iter().find_map(|name| template?.get(name)?.as_bool());
+    body.get("enable_thinking").and_then(Value::as_bool).or(in_template)
 }
 
 /// Sampling without the seed.

@@ -59,12 +59,22 @@ fn thinking_is_what_the_request_says() {
         (json!({"reasoning_effort": "xhigh"}), high),
         (json!({"reasoning_effort": "auto"}), high),
         (json!({"reasoning_effort": "ultra"}), Thinking::On(Effort::Max)),
+        (json!({"reasoning": {"effort": "low"}}), Thinking::On(Effort::Low)),
+        (json!({"reasoning": {"enabled": false}}), Thinking::Off),
+        (json!({"enable_thinking": false}), Thinking::Off),
+        (json!({"chat_template_kwargs": {"thinking": false}}), Thinking::Off),
+        (json!({"model": "claude-haiku-4-5"}), Thinking::Off),
+        (json!({"model": "claude-haiku-4-5", "reasoning_effort": "high"}), high),
         (json!({"model": "deepseek-chat"}), Thinking::Off),
         (json!({"model": "deepseek-chat", "thinking": true}), high),
         (json!({"model": "deepseek-reasoner"}), high),
     ] {
         assert_eq!(convert(change.clone()).unwrap().conversation.thinking, expected, "{change}");
     }
+    let budget = |change: Value| convert(change).unwrap().thinking_budget;
+    assert_eq!(budget(json!({"thinking": {"type": "enabled", "budget_tokens": 5}})), Some(5));
+    assert_eq!(budget(json!({"reasoning": {"max_tokens": 7}})), Some(7));
+    assert_eq!(budget(json!({})), None);
     for unknown in [json!({"reasoning_effort": "huge"}), json!({"thinking": {"type": "often"}})] {
         let unknown = convert(unknown).unwrap();
         assert_eq!(unknown.conversation.thinking, high);

@@ -7,12 +7,16 @@ use serde_json::{Map, Value};
 
 use crate::content::{strip_billing_header, text, unsupported_part};
 use crate::fields::{Fields, wrong};
-use crate::{RequestError, Rules};
+use crate::{RequestError, Rules, limits};
 
 /// Converts all messages and, for [`Rules::Hosted`], checks that every call has its result.
 pub(super) fn convert(list: &[Value], rules: Rules) -> Result<Vec<Message>, RequestError> {
     if list.is_empty() {
         return Err(RequestError::invalid("Empty input messages"));
+    }
+    if list.len() > limits::ITEMS_MAX {
+        let (n, max) = (list.len(), limits::ITEMS_MAX);
+        return Err(RequestError::invalid(format!("messages: {n} messages; the limit is {max}")));
     }
     let mut messages = Vec::with_capacity(list.len());
     for (i, value) in list.iter().enumerate() {
@@ -58,11 +62,7 @@ fn read_assistant(
     i: usize,
     rules: Rules,
 ) -> Result<(), RequestError> {
-    let reasoning = match fields.str("reasoning_content")? {
-        None => fields.str("reasoning")?,
-        reasoning => reasoning,
-    };
-    reasoning.unwrap_or_default().clone_into(&mut message.reasoning);
+    reasoning(fields, rules)?.clone_into(&mut message.reasoning);
     if fields.bool("prefix")? == Some(true) {
         message.tail = Tail::Open;
     }
@@ -91,12 +91,29 @@ fn read_assistant(
     Ok(())
 }
 
+/// Replayed reasoning, under whichever name a client knows it.
+fn reasoning(fields: Fields<'_>, rules: Rules) -> Result<&str, RequestError> {
+    if rules == Rules::Hosted {
+        return Ok(fields.str("reasoning_content")?.unwrap_or_default());
+    }
+    let names = ["reasoning_content", "reasoning", "reasoning_text"];
+    let texts = names.iter().filter_map(|name| fields.get(name)?.as_str());
+    Ok(texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default())
+}
+
 fn call(fields: Fields<'_>, rules: Rules) -> Result<ToolCall, RequestError> {
+    let id = fields.str("id")?.map(str::to_owned);
+    if let (Some(custom), Rules::Lenient) = (fields.get("custom"), rules) {
+        let custom = Fields::of(custom, fields.path())?;
+        let input = custom.str("input")?.unwrap_or_default();
+        let name = custom.str("name")?.unwrap_or_default().to_owned();
+        let arguments = Map::from_iter([("input".to_owned(), input.into())]);
+        return Ok(ToolCall { id, name, arguments: Arguments::Object(arguments) });
+    }
     let path = format!("{}.function", fields.path());
     let function = fields.get("function").ok_or_else(|| {
         RequestError::invalid(format!("{}: missing field `function`", fields.path()))
     })?;
-    let id = fields.str("id")?.map(str::to_owned);
     function_call(Fields::of(function, &path)?, id, rules)
 }
 

@@ -7,7 +7,7 @@ use ds4_text::{Conversation, Message, ResponseFormat, Role, Tail, Thinking};
 use serde_json::Value;
 
 use crate::fields::Fields;
-use crate::settings::{self, Beyond, says_json};
+use crate::settings::{self, Beyond, Reasoning, says_json};
 use crate::{Api, Request, RequestError, Rules, Sampling, schema, tools};
 
 mod messages;
@@ -17,8 +17,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     let body = Fields::of(body, "")?;
     let mut warnings = Vec::new();
     let model = settings::model(body)?;
-    let effort = body.str("reasoning_effort")?;
-    let reasoning = settings::reasoning(body, effort, &model, rules, &mut warnings)?;
+    let reasoning = reasoning(body, &model, rules, &mut warnings)?;
     let thinking = reasoning.thinking;
     let thinks = thinking != Thinking::Off;
 
@@ -69,6 +68,27 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
         warnings,
         ..Request::new(Api::Chat, model, conversation)
     })
+}
+
+/// What the request says about thinking; some clients say it in an object `reasoning`.
+fn reasoning(
+    body: Fields<'_>,
+    model: &str,
+    rules: Rules,
+    warnings: &mut Vec<String>,
+) -> Result<Reasoning, RequestError> {
+    let object = body.get("reasoning").filter(|_| rules == Rules::Lenient);
+    let of = |key: &str| object.and_then(|object| object.get(key));
+    let effort = match body.str("reasoning_effort")? {
+        None if of("enabled") == Some(&Value::Bool(false)) => Some("none"),
+        None => of("effort").and_then(Value::as_str),
+        effort => effort,
+    };
+    let mut reasoning = settings::reasoning(body, effort, model, rules, warnings)?;
+    let budget = of("max_tokens").and_then(Value::as_u64);
+    let budget = budget.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    reasoning.budget = reasoning.budget.or(budget);
+    Ok(reasoning)
 }
 
 /// Settles how the last message ends: only the last one may be a beginning to continue, and in
