@@ -39,6 +39,11 @@ impl KeyBuilder {
         self
     }
 
+    /// Forgets all but the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len);
+    }
+
     /// The encoding so far.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

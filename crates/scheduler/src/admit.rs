@@ -1,266 +1,350 @@
-//! Which slot a request gets, and how much of its prompt is kept there.
+//! Requests from the queue to slots.
 
 use std::time::Instant;
 
 use ds4_engine::{Sampler, Stats, check_ids};
-use ds4_kvstore::{Hit, KeyBuilder, Reason};
-use ds4_model::TokenId;
+use ds4_kvstore::Reason;
+use ds4_model::{Error as ModelError, SeqId, TokenId};
 
+use crate::choose::{Asked, Match, Place};
+use crate::guard::Guarded;
+use crate::keyed::Keyed;
 use crate::slot::{Slot, Work};
-use crate::{Client, Error, Request, Result, Scheduler, Source, Started};
+use crate::{Client, Cuts, Error, Request, Result, Scheduler, Source, Started};
 
-/// Dropping at most this many live tokens is not worth a fork.
-const DROP_CHEAP: usize = 1024;
-/// A fork, or a file, must spare at least this many tokens.
-const SPARE_MIN: usize = 64;
-/// Tokens a runner is expected to go back without a mark.
-const ROLLBACK_HINT: usize = 64;
+/// Dropping more live tokens than this is worth a file.
+const DROP_STORED: usize = 1024;
+/// Files that are tried for one request.
+const FILES_TRIED: usize = 4;
 
-/// A live sequence that shares a beginning with the prompt.
-struct Match {
-    slot: usize,
-    /// The prompt, spelled so that it begins with the slot's tokens where their text is equal.
-    prompt: Vec<TokenId>,
-    /// Tokens shared.
-    common: usize,
-    /// Tokens that can be kept: shared, and reachable by truncation or a frontier.
-    keep: usize,
+/// A request in the queue.
+pub(crate) struct Waiting {
+    pub(crate) request: Request,
+    pub(crate) client: Guarded,
+    asked: Instant,
+    /// The prompt with its encoding, once it was looked at.
+    prompt: Option<Asked>,
+    /// Another prompt is computing what this one begins with: its sequence, and how far.
+    forerunner: Option<(SeqId, usize)>,
+    was_deferred: bool,
+    /// Requests that had ended when there was no memory for this one.
+    short_at: Option<u64>,
 }
 
-/// Where a request goes.
-enum Place {
-    /// Into a slot whose sequence it continues.
-    In(Match),
-    /// Into another slot, from a frontier of a match.
-    Fork(Match),
-    /// Into another slot, from a file.
-    File(Hit),
-    /// Into another slot, from nothing.
-    Cold,
+/// What taking a place came to.
+struct Taken {
+    slot: usize,
+    prompt: Vec<TokenId>,
+    source: Source,
+}
+
+impl Waiting {
+    pub(crate) fn new(request: Request, client: Box<dyn Client>) -> Self {
+        let client = Guarded::new(client);
+        let asked = Instant::now();
+        let (prompt, forerunner, was_deferred, short_at) = (None, None, false, None);
+        Self { request, client, asked, prompt, forerunner, was_deferred, short_at }
+    }
+
+    /// Ends it without an answer.
+    pub(crate) fn refuse(self, error: Error) {
+        let stats = Stats { prompt_tokens: self.request.prompt.len(), ..Stats::default() };
+        self.client.done(Err(error), &stats);
+    }
 }
 
 impl Scheduler {
-    /// Gives slots to waiting requests, first come first served.
+    /// Gives slots to waiting requests, in their order; those that wait for another prompt let
+    /// others pass.
     pub(crate) fn admit(&mut self) {
-        while self.has_place() {
-            let Some((request, mut client)) = self.queue.pop_front() else { return };
-            if request.cancel.is_set() {
-                client.done(Err(Error::Cancelled), &Stats::default());
+        let mut ix = 0;
+        while ix < self.queue.len() && self.victim(None).is_some() {
+            if self.is_deferred(ix) {
+                ix += 1;
                 continue;
             }
-            self.start(request, client);
-        }
-    }
-
-    fn has_place(&self) -> bool {
-        self.slots.len() < self.options.parallel || self.slots.iter().any(Slot::is_idle)
-    }
-
-    fn start(&mut self, request: Request, mut client: Box<dyn Client>) {
-        let began = Instant::now();
-        match self.prepare(&request) {
-            Ok((slot, prompt, started, sampler)) => {
-                client.started(&started);
-                self.tick += 1;
-                let stats = Stats {
-                    prompt_tokens: prompt.len(),
-                    cached_tokens: started.reused,
-                    ..Stats::default()
-                };
-                let is_cold = started.source == Source::Cold;
-                let cut = |d: &crate::Disk| d.options.cold_cut(prompt.len(), request.anchor);
-                let cold_cut = self.disk.as_ref().filter(|_| is_cold).and_then(cut);
-                let request = Request { prompt, ..request };
-                let slot = &mut self.slots[slot];
-                slot.used = self.tick;
-                slot.work = Some(Work {
-                    request,
-                    client,
-                    sampler,
-                    next: None,
-                    n: 0,
-                    stats,
-                    asked: began,
-                    began: Instant::now(),
-                    decode_began: None,
-                    cold_cut,
-                });
+            if self.queue[ix].short_at == Some(self.ended) {
+                return;
             }
-            Err(e) => client.done(Err(e), &Stats::default()),
+            let waiting = self.queue.remove(ix).expect("within the queue");
+            match self.start(waiting) {
+                None => {}
+                Some(waiting) if waiting.forerunner.is_some() => {
+                    self.queue.insert(ix, waiting);
+                    ix += 1;
+                }
+                Some(waiting) => {
+                    // There is no memory for it yet, and none for those behind it.
+                    self.queue.insert(ix, waiting);
+                    return;
+                }
+            }
         }
     }
 
-    /// Checks a request and gets its slot ready: what it returns is the slot, the prompt as it is to
-    /// be computed, and what was kept.
-    fn prepare(&mut self, request: &Request) -> Result<(usize, Vec<TokenId>, Started, Sampler)> {
-        check(request, self.options.ctx, self.runner.dims().n_vocab)?;
-        let sampler = Sampler::new(request.sampling)?;
-        let key = self.encode(&request.prompt);
-        let (place, why) = self.choose(&request.prompt, key.bytes());
-        let (slot, prompt, source) = self.take(place, request, key.bytes())?;
+    /// Whether a request's forerunner is still on its way.
+    fn is_deferred(&mut self, ix: usize) -> bool {
+        let waiting = &mut self.queue[ix];
+        let Some((id, until)) = waiting.forerunner else { return false };
+        let slot = self.slots.iter().find(|slot| slot.id == id);
+        let is_coming = slot.is_some_and(|slot| slot.is_behind() && slot.tokens.len() < until);
+        if !is_coming {
+            waiting.forerunner = None;
+        }
+        is_coming
+    }
+
+    /// Starts a request; gives it back when it has to wait.
+    fn start(&mut self, mut waiting: Waiting) -> Option<Waiting> {
+        let began = Instant::now();
+        let request = &waiting.request;
+        let checked = check(request, self.options.ctx, self.runner.dims().n_vocab);
+        let sampler = checked.and_then(|()| Ok(Sampler::new(request.sampling)?));
+        let sampler = match sampler {
+            Ok(sampler) => sampler,
+            Err(e) => {
+                self.counters.failed += 1;
+                waiting.refuse(e);
+                return None;
+            }
+        };
+        let asked = waiting.prompt.take().unwrap_or_else(|| {
+            let keyed = Keyed::of(self.texts.as_ref(), &request.prompt);
+            Asked { tokens: request.prompt.clone(), keyed }
+        });
+        let choice = self.choose(&asked);
+        if let Some((ix, agree)) = self.forerunner(&asked, choice.spared) {
+            let slot = &mut self.slots[ix];
+            let marks = &mut slot.work.as_mut().expect("it prefills").marks;
+            if let Err(at) = marks.binary_search(&agree) {
+                marks.insert(at, agree);
+            }
+            self.counters.deferred += u64::from(!waiting.was_deferred);
+            (waiting.forerunner, waiting.was_deferred) = (Some((slot.id, agree)), true);
+            waiting.prompt = Some(asked);
+            return Some(waiting);
+        }
+        let spare = match &choice.place {
+            Place::In(m) | Place::Fork(m) => Some(m.slot),
+            Place::File(_) | Place::Cold => None,
+        };
+        if !self.make_memory(asked.tokens.len() - choice.spared.min(asked.tokens.len()), spare) {
+            (waiting.short_at, waiting.prompt) = (Some(self.ended), Some(asked));
+            return Some(waiting);
+        }
+        match self.take(choice.place, &asked) {
+            Ok(taken) => self.begin(waiting, taken, sampler, choice.why, began),
+            Err(e) => {
+                self.counters.failed += 1;
+                waiting.refuse(e);
+            }
+        }
+        None
+    }
+
+    /// Puts a request to work in its slot.
+    fn begin(
+        &mut self,
+        waiting: Waiting,
+        taken: Taken,
+        sampler: Sampler,
+        why: String,
+        began: Instant,
+    ) {
+        let Waiting { request, mut client, asked, .. } = waiting;
+        let Taken { slot, prompt, source } = taken;
         let reused = self.slots[slot].tokens.len();
         let source = if reused == 0 { Source::Cold } else { source };
         let started = Started { prompt_tokens: prompt.len(), reused, source, why };
         tracing::debug!(id = request.id, slot, reused, source = source.name(), "admitted");
-        Ok((slot, prompt, started, sampler))
+        self.count_start(&started);
+        client.started(&started);
+        self.turn += 1;
+        let prompt_tokens = prompt.len();
+        let stats = Stats { prompt_tokens, cached_tokens: reused, ..Stats::default() };
+        let is_respelled = prompt != request.prompt;
+        let cuts = if is_respelled { Cuts::default() } else { request.cuts.clone() };
+        let is_cold = source == Source::Cold;
+        let disk = self.disk.as_ref().filter(|_| is_cold);
+        let cold_cut = disk.and_then(|d| d.options.cold_cut(prompt_tokens, cuts.anchor));
+        let mut marks = cuts.marks;
+        marks.extend([cuts.anchor, cuts.stable, cold_cut].into_iter().flatten());
+        marks.retain(|&at| at > reused && at < prompt_tokens);
+        marks.sort_unstable();
+        marks.dedup();
+        let slot = &mut self.slots[slot];
+        (slot.used, slot.turn) = (Instant::now(), self.turn);
+        slot.stable = cuts.stable.filter(|&at| at < prompt_tokens);
+        slot.work = Some(Work {
+            request: Request { prompt: Vec::new(), ..request },
+            client,
+            sampler,
+            target: prompt,
+            prompt_len: prompt_tokens,
+            n: 0,
+            stats,
+            asked,
+            began,
+            decode_began: None,
+            marks,
+            cold_cut,
+            is_solo: false,
+        });
     }
 
-    pub(crate) fn encode(&self, tokens: &[TokenId]) -> KeyBuilder {
-        let mut key = KeyBuilder::new();
-        self.texts.encode(tokens, &mut key);
-        key
-    }
-
-    /// The place that spares the most, and why it does not spare more.
-    fn choose(&self, prompt: &[TokenId], key: &[u8]) -> (Place, String) {
-        let best = (0..self.slots.len())
-            .map(|ix| self.match_slot(ix, prompt, key))
-            .max_by_key(|m| (m.keep, self.slots[m.slot].is_idle(), self.slots[m.slot].used));
-        let live = best.as_ref().map_or(0, |m| m.keep);
-        let why = match &best {
-            Some(m) => format!("live: {} of {} tokens shared", m.common, prompt.len()),
-            None => "live: no sequence yet".to_owned(),
-        };
-        let Some(disk) = &self.disk else { return (self.place_live(best), why) };
-        match disk.store.find(key) {
-            Ok(hit) if hit.tokens as usize >= live + SPARE_MIN => {
-                let why = format!("{why}; disk: {} tokens", hit.tokens);
-                (Place::File(hit), why)
-            }
-            Ok(hit) => {
-                let why = format!("{why}; disk: only {} tokens", hit.tokens);
-                (self.place_live(best), why)
-            }
-            Err(miss) => (self.place_live(best), format!("{why}; disk: {miss}")),
-        }
-    }
-
-    fn place_live(&self, best: Option<Match>) -> Place {
-        let Some(m) = best else { return Place::Cold };
-        let slot = &self.slots[m.slot];
-        let dropped = slot.tokens.len() - m.keep;
-        let has_other = self.victim(Some(m.slot)).is_some();
-        let is_continuation = dropped <= DROP_CHEAP.max(m.keep / 4) && m.keep >= SPARE_MIN;
-        if slot.is_idle() && (is_continuation || dropped == 0 || !has_other) {
-            return Place::In(m);
-        }
-        let spared = slot.frontier_before(m.common).map_or(0, |ix| slot.frontiers[ix].len());
-        if has_other && spared >= SPARE_MIN { Place::Fork(m) } else { Place::Cold }
-    }
-
-    /// What slot `ix` shares with the prompt: by tokens, or by text when all of the slot's text
-    /// begins the prompt's, because sampled tokens need not be those of the tokenizer.
-    fn match_slot(&self, ix: usize, prompt: &[TokenId], key: &[u8]) -> Match {
-        let slot = &self.slots[ix];
-        let mut spelled = prompt.to_vec();
-        let mut common = slot.common(prompt);
-        if common < slot.tokens.len() && slot.work.as_ref().is_none() {
-            let live = self.encode(&slot.tokens);
-            let rest = key.strip_prefix(live.bytes()).and_then(|rest| self.texts.tokens(rest));
-            let room = (self.options.ctx as usize).saturating_sub(slot.tokens.len());
-            if let Some(rest) = rest.filter(|rest| !rest.is_empty() && rest.len() < room) {
-                common = slot.tokens.len();
-                spelled = slot.tokens.iter().copied().chain(rest).collect();
-            }
-        }
-        let whole = common == spelled.len();
-        let frontier = slot.frontier_before(common);
-        let at = |ix: usize| slot.frontiers[ix].len();
-        let has_logits = if common == slot.tokens.len() {
-            slot.logits.is_some()
-        } else {
-            frontier.is_some_and(|ix| at(ix) == common && slot.frontiers[ix].logits.is_some())
-        };
-        // Without logits at its end the last token of a prompt must be computed again.
-        let wanted = if whole && !has_logits { common - 1 } else { common };
-        let near = slot.is_idle() && slot.tokens.len() - wanted <= ROLLBACK_HINT;
-        let keep = match slot.frontier_before(wanted) {
-            _ if near => wanted,
-            Some(ix) => at(ix),
-            None => 0,
-        };
-        Match { slot: ix, prompt: spelled, common: wanted, keep }
-    }
-
-    /// An idle slot to be given up, or a new one: the least recently used, sparing `except`.
-    fn victim(&self, except: Option<usize>) -> Option<usize> {
-        if self.slots.len() < self.options.parallel {
-            return Some(self.slots.len());
-        }
-        (0..self.slots.len())
-            .filter(|&ix| Some(ix) != except && self.slots[ix].is_idle())
-            .min_by_key(|&ix| self.slots[ix].used)
+    fn count_start(&mut self, started: &Started) {
+        let place = Source::ALL.iter().position(|s| *s == started.source).expect("all of them");
+        self.counters.started[place] += 1;
+        self.counters.prompt_tokens += started.prompt_tokens as u64;
+        self.counters.reused_tokens += started.reused as u64;
     }
 
     /// Carries a choice out. What fails on the way only costs time: the request starts cold.
-    fn take(
-        &mut self,
-        place: Place,
-        request: &Request,
-        key: &[u8],
-    ) -> Result<(usize, Vec<TokenId>, Source)> {
+    fn take(&mut self, place: Place, asked: &Asked) -> Result<Taken> {
         match place {
-            Place::In(m) => {
-                let slot = &mut self.slots[m.slot];
-                let had = slot.tokens.len();
-                let kept = slot.go_back(self.runner.as_mut(), m.common, self.options.ctx)?;
-                let source = if kept == had { Source::Live } else { Source::Rewound };
-                Ok((m.slot, m.prompt, source))
-            }
+            Place::In(m) => self.take_live(m, asked),
             Place::Fork(m) => {
-                let into = self.make_room(Some(m.slot))?;
-                let forked = self.fork(&m, into)?;
-                let prompt = if forked { m.prompt } else { request.prompt.clone() };
-                Ok((into, prompt, Source::Forked))
+                let slot = self.make_room(Some(m.slot))?;
+                let is_forked = self.fork(&m, slot)?;
+                let keep = self.slots[slot].tokens.len();
+                match self.spell(slot, keep, asked).filter(|_| is_forked) {
+                    Some(prompt) => Ok(Taken { slot, prompt, source: Source::Forked }),
+                    None => self.take_cold(slot, asked),
+                }
             }
             Place::File(hit) => {
-                let into = self.make_room(None)?;
-                let prompt = self.load(&hit, key, into).and_then(|live| {
-                    let rest = self.texts.tokens(&key[hit.key_bytes..])?;
-                    Some(live.into_iter().chain(rest).collect())
-                });
-                if prompt.is_none() {
-                    self.slots[into].go_back(self.runner.as_mut(), 0, self.options.ctx)?;
+                let slot = self.make_room(None)?;
+                let mut hit = Some(hit);
+                for _ in 0..FILES_TRIED {
+                    let Some(file) = hit.take() else { break };
+                    if self.load(&file, asked.keyed.bytes(), slot) {
+                        let keep = self.slots[slot].tokens.len();
+                        let prompt = self.spell(slot, keep, asked);
+                        let prompt = prompt.filter(|p| self.can_go_on(slot, p));
+                        if let Some(prompt) = prompt {
+                            return Ok(Taken { slot, prompt, source: Source::Disk });
+                        }
+                        break;
+                    }
+                    // It will not be found again; a shorter one may do.
+                    let disk = self.disk.as_ref().expect("it had a file");
+                    hit = disk.store.find(asked.keyed.bytes()).ok();
                 }
-                let prompt = prompt.unwrap_or_else(|| request.prompt.clone());
-                let slot = &mut self.slots[into];
-                if slot.tokens.len() == prompt.len() && slot.logits.is_none() {
-                    slot.go_back(self.runner.as_mut(), prompt.len() - 1, self.options.ctx)?;
-                }
-                Ok((into, prompt, Source::Disk))
+                self.take_cold(slot, asked)
             }
-            Place::Cold => Ok((self.make_room(None)?, request.prompt.clone(), Source::Cold)),
+            Place::Cold => {
+                let slot = self.make_room(None)?;
+                self.take_cold(slot, asked)
+            }
         }
+    }
+
+    /// Whether a prompt can be continued from what a slot holds.
+    fn can_go_on(&self, ix: usize, prompt: &[TokenId]) -> bool {
+        let slot = &self.slots[ix];
+        slot.tokens.len() < prompt.len() || slot.logits.is_some()
+    }
+
+    fn take_live(&mut self, m: Match, asked: &Asked) -> Result<Taken> {
+        let had = self.slots[m.slot].tokens.len();
+        if had - m.keep > DROP_STORED {
+            self.store(m.slot, Reason::Evict);
+        }
+        let spelled = self.spell(m.slot, m.keep, asked);
+        let keep = spelled.as_ref().map_or(m.common.min(m.keep), |_| m.keep);
+        let (ctx, runner) = (self.options.ctx, self.runner.as_mut());
+        let kept = self.slots[m.slot].go_back(runner, keep, ctx)?;
+        let prompt = spelled.unwrap_or_else(|| asked.tokens.clone());
+        if !self.can_go_on(m.slot, &prompt) {
+            let last = prompt.len() - 1;
+            self.slots[m.slot].go_back(self.runner.as_mut(), last, ctx)?;
+        }
+        let source = if kept == had { Source::Live } else { Source::Rewound };
+        Ok(Taken { slot: m.slot, prompt, source })
+    }
+
+    fn take_cold(&mut self, slot: usize, asked: &Asked) -> Result<Taken> {
+        if !self.slots[slot].tokens.is_empty() {
+            self.slots[slot].clear(self.runner.as_mut(), self.options.ctx)?;
+        }
+        Ok(Taken { slot, prompt: asked.tokens.clone(), source: Source::Cold })
     }
 
     /// Empties a slot for a new sequence, storing what it held.
     fn make_room(&mut self, except: Option<usize>) -> Result<usize> {
         let ix = self.victim(except).expect("a request is admitted only when a slot is free");
         if ix == self.slots.len() {
-            let slot = Slot::open(self.runner.as_mut(), self.options.ctx)?;
-            self.slots.push(slot);
-            return Ok(ix);
+            match Slot::open(self.runner.as_mut(), self.options.ctx) {
+                Ok(slot) => {
+                    self.slots.push(slot);
+                    return Ok(ix);
+                }
+                Err(ModelError::Memory(what)) if !self.slots.is_empty() => {
+                    // There is less than was planned for: make do with the slots there are.
+                    tracing::warn!("no memory for another sequence: {what}");
+                    self.options.parallel = self.slots.len();
+                    let Some(ix) = self.victim(except) else {
+                        return Err(ModelError::Memory(what).into());
+                    };
+                    self.give_up(ix)?;
+                    return Ok(ix);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.give_up(ix)?;
+        Ok(ix)
+    }
+
+    /// Stores what an idle slot holds and empties it.
+    fn give_up(&mut self, ix: usize) -> Result<()> {
+        if self.slots[ix].tokens.is_empty() {
+            return Ok(());
         }
         self.store(ix, Reason::Evict);
-        self.slots[ix].go_back(self.runner.as_mut(), 0, self.options.ctx)?;
-        Ok(ix)
+        Ok(self.slots[ix].clear(self.runner.as_mut(), self.options.ctx)?)
+    }
+
+    /// Gives idle sequences up until `more` tokens fit, sparing one; `false` when they do not and a
+    /// request at work will free some.
+    pub(crate) fn make_memory(&mut self, more: usize, spare: Option<usize>) -> bool {
+        if self.options.ctx_total == 0 {
+            return true;
+        }
+        let limit = self.options.ctx_total.max(self.options.ctx as usize);
+        while self.tokens_promised() + more > limit {
+            let now = Instant::now();
+            let idle = (0..self.slots.len()).filter(|&ix| {
+                let slot = &self.slots[ix];
+                slot.is_idle() && !slot.tokens.is_empty() && Some(ix) != spare
+            });
+            let worth = |ix: &usize| self.slots[*ix].worth(now);
+            let Some(ix) = idle.min_by(|a, b| worth(a).total_cmp(&worth(b))) else {
+                return self.active() == 0;
+            };
+            if let Err(e) = self.give_up(ix) {
+                tracing::warn!("a sequence could not be given up: {e}");
+                return true;
+            }
+        }
+        true
     }
 
     /// Forks the match's sequence into slot `into`; `false` when the runner cannot.
     fn fork(&mut self, m: &Match, into: usize) -> Result<bool> {
         let from = &self.slots[m.slot];
-        let Some(at) = from.frontier_before(m.common) else { return Ok(false) };
-        let frontier = &from.frontiers[at];
+        let Some(frontier) = from.frontiers.before(m.shared) else { return Ok(false) };
         match self.runner.fork(from.id, &frontier.mark, self.options.ctx) {
             Ok(id) => {
                 let mut slot = Slot::holding(id, from.tokens[..frontier.len()].to_vec());
                 slot.logits.clone_from(&frontier.logits);
-                slot.saved = slot.tokens.len();
+                slot.saved = from.saved.min(slot.tokens.len());
                 let old = std::mem::replace(&mut self.slots[into], slot);
                 self.runner.close_seq(old.id);
+                self.mark(into, true)?;
                 Ok(true)
             }
-            Err(ds4_model::Error::NeedsReplay { .. }) => Ok(false),
+            Err(ModelError::NeedsReplay { .. }) => Ok(false),
             Err(e) => Err(e.into()),
         }
     }

@@ -1,5 +1,7 @@
 //! Numbers that fix how work is shared.
 
+use std::time::Duration;
+
 /// How a scheduler shares one runner.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -7,19 +9,30 @@ pub struct Options {
     pub parallel: usize,
     /// Capacity of each, in tokens.
     pub ctx: u32,
+    /// Tokens that all of them hold together at most; at least `ctx`. 0 for no limit but theirs.
+    pub ctx_total: usize,
     /// Requests that may wait for a slot.
     pub queue_max: usize,
     /// Largest prefill chunk while other sequences decode, in tokens; alone it is the runner's.
     pub chunk_shared: usize,
+    /// Prefill chunks end at multiples of this, in tokens, whatever they take: for backends whose
+    /// results depend on how a prompt is cut. `None` chooses by time.
+    pub chunk_fixed: Option<usize>,
+    /// Time a prefill chunk may take, so that nobody waits longer for a cancelled request to go.
+    pub step: Duration,
+    /// The same while other sequences decode, which wait for it between two of their tokens.
+    pub step_shared: Duration,
     /// Drafts per step at most.
     pub draft_max: usize,
     /// Sequences that decode at once, above which nothing is drafted: a batch uses the same bytes
     /// for more tokens than drafts would.
     pub draft_batch_max: usize,
-    /// Distance of marks during prefill, in tokens.
+    /// Distance of marks, in tokens.
     pub mark_interval: usize,
     /// Marks kept per sequence.
     pub marks_max: usize,
+    /// Bytes of all marks together, about.
+    pub marks_bytes_max: u64,
 }
 
 impl Default for Options {
@@ -27,12 +40,17 @@ impl Default for Options {
         Self {
             parallel: 4,
             ctx: 32_768,
+            ctx_total: 0,
             queue_max: 64,
-            chunk_shared: 128,
+            chunk_shared: 512,
+            chunk_fixed: None,
+            step: Duration::from_millis(70),
+            step_shared: Duration::from_millis(40),
             draft_max: 1,
             draft_batch_max: 2,
             mark_interval: 2048,
-            marks_max: 16,
+            marks_max: 32,
+            marks_bytes_max: 2 << 30,
         }
     }
 }
@@ -50,6 +68,8 @@ pub struct DiskOptions {
     pub trim: usize,
     /// Frontiers are multiples of this.
     pub align: usize,
+    /// A sequence that is given up is not stored again when it grew by less since it was.
+    pub growth_min: usize,
 }
 
 impl Default for DiskOptions {
@@ -60,6 +80,7 @@ impl Default for DiskOptions {
             continued_interval: 10_000,
             trim: 32,
             align: 2048,
+            growth_min: 64,
         }
     }
 }
@@ -99,6 +120,10 @@ mod tests {
         assert_eq!(o.cold_cut(20_000, Some(9000)), Some(9000));
         assert_eq!(o.cold_cut(20_000, Some(100)), Some(18_432));
         assert_eq!(o.cold_cut(600, None), Some(600));
+        assert_eq!(o.cold_cut(544, None), Some(544));
+        assert_eq!(o.cold_cut(2100, Some(2100)), Some(2048));
         assert_eq!(o.continued_step(), Some(10_240));
+        let off = DiskOptions { cold_max: 0, continued_interval: 0, ..o };
+        assert_eq!((off.cold_cut(20_000, Some(9000)), off.continued_step()), (None, None));
     }
 }

@@ -15,8 +15,8 @@ pub struct Request {
     pub id: u64,
     /// Rendered and tokenised; at least one token.
     pub prompt: Vec<TokenId>,
-    /// Length of what other conversations may share with this prompt: system text and tools.
-    pub anchor: Option<usize>,
+    /// Where other prompts are likely to part from this one.
+    pub cuts: Cuts,
     /// Tokens to generate at most.
     pub max_tokens: usize,
     /// Tokens that end the answer.
@@ -25,6 +25,18 @@ pub struct Request {
     pub sampling: Sampling,
     /// Set when nobody waits for the answer any more.
     pub cancel: Cancel,
+}
+
+/// Points of a prompt that are worth a mark or a file, as numbers of tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// Length of what other conversations may share with it: system text and tools.
+    pub anchor: Option<usize>,
+    /// Points to return to, ascending.
+    pub marks: Vec<usize>,
+    /// How far later prompts of the conversation can agree with prompt and answer, when that is not
+    /// all of them: the history may be rendered without what was thought.
+    pub stable: Option<usize>,
 }
 
 /// From where the beginning of a prompt came.
@@ -43,6 +55,9 @@ pub enum Source {
 }
 
 impl Source {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Cold, Self::Live, Self::Rewound, Self::Forked, Self::Disk];
+
     /// Lower-case word for logs and headers.
     pub const fn name(self) -> &'static str {
         match self {
@@ -83,6 +98,11 @@ pub trait Client: Send {
     /// Whether another token can be taken now. While not, the sequence is held and costs no more
     /// than its place; a client that never recovers must cancel the request itself.
     fn is_ready(&mut self) -> bool {
+        true
+    }
+
+    /// Whether [`Client::constrain`] may change anything; if not, it is not called.
+    fn is_constrained(&self) -> bool {
         true
     }
 

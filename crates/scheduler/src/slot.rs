@@ -3,53 +3,70 @@
 use std::time::Instant;
 
 use ds4_engine::{Sampler, Stats};
-use ds4_model::{Error as ModelError, Mark, Result as ModelResult, Runner, SeqId, TokenId};
+use ds4_model::{Error as ModelError, Result as ModelResult, Runner, SeqId, TokenId};
 
-use crate::{Client, Request};
+use crate::frontier::{Frontier, Frontiers};
+use crate::guard::Guarded;
+use crate::keyed::Keyed;
+use crate::{Request, Texts};
 
-/// A mark with the logits at its point, when they were computed.
-#[derive(Debug)]
-pub(crate) struct Frontier {
-    pub(crate) mark: Mark,
-    pub(crate) logits: Option<Vec<f32>>,
-}
-
-impl Frontier {
-    pub(crate) fn len(&self) -> usize {
-        self.mark.len as usize
-    }
-}
+/// Seconds in which an idle sequence loses half of its worth.
+const HALF_LIFE_S: f64 = 600.0;
 
 /// A live sequence.
 pub(crate) struct Slot {
     pub(crate) id: SeqId,
     pub(crate) tokens: Vec<TokenId>,
+    /// Encoding of a beginning of `tokens`; see [`Slot::keyed`].
+    keyed: Keyed,
     /// Logits after the last token, when at hand.
     pub(crate) logits: Option<Vec<f32>>,
-    /// Ascending by length.
-    pub(crate) frontiers: Vec<Frontier>,
-    /// Tick of last use.
-    pub(crate) used: u64,
+    pub(crate) frontiers: Frontiers,
+    pub(crate) used: Instant,
+    /// Order of the requests that used it.
+    pub(crate) turn: u64,
     /// Tokens it held when it was last written to disk.
     pub(crate) saved: usize,
+    /// How far a later prompt can agree with it; see [`crate::Cuts::stable`].
+    pub(crate) stable: Option<usize>,
+    /// A file it came from that its next file takes the place of.
+    pub(crate) replaces: Option<String>,
     pub(crate) work: Option<Work>,
 }
 
 /// A request in progress.
 pub(crate) struct Work {
     pub(crate) request: Request,
-    pub(crate) client: Box<dyn Client>,
+    pub(crate) client: Guarded,
     pub(crate) sampler: Sampler,
-    /// Chosen and reported but not yet appended; `None` while the prompt is being computed.
-    pub(crate) next: Option<TokenId>,
-    /// Tokens reported.
+    /// The prompt and the tokens chosen so far. The sequence holds a beginning of it: all but one
+    /// token while it decodes, less while it prefills or recovers.
+    pub(crate) target: Vec<TokenId>,
+    pub(crate) prompt_len: usize,
+    /// Tokens chosen.
     pub(crate) n: usize,
     pub(crate) stats: Stats,
     pub(crate) asked: Instant,
     pub(crate) began: Instant,
     pub(crate) decode_began: Option<Instant>,
+    /// Points of the prompt to be marked, ascending.
+    pub(crate) marks: Vec<usize>,
     /// Where the prompt is to be stored, once.
     pub(crate) cold_cut: Option<usize>,
+    /// Computed alone next time: a call with it and others failed.
+    pub(crate) is_solo: bool,
+}
+
+impl Work {
+    pub(crate) fn is_solo(&self) -> bool {
+        self.is_solo
+    }
+
+    /// The token to be appended by a sequence of `have` tokens that decodes.
+    pub(crate) fn next(&self, have: usize) -> Option<TokenId> {
+        let is_last = have + 1 == self.target.len() && have >= self.prompt_len;
+        is_last.then(|| self.target[have])
+    }
 }
 
 impl Slot {
@@ -59,12 +76,39 @@ impl Slot {
 
     /// A slot over a sequence that already holds `tokens`.
     pub(crate) fn holding(id: SeqId, tokens: Vec<TokenId>) -> Self {
-        let saved = 0;
-        Self { id, tokens, logits: None, frontiers: Vec::new(), used: 0, saved, work: None }
+        Self {
+            id,
+            tokens,
+            keyed: Keyed::default(),
+            logits: None,
+            frontiers: Frontiers::default(),
+            used: Instant::now(),
+            turn: 0,
+            saved: 0,
+            stable: None,
+            replaces: None,
+            work: None,
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         self.work.is_none()
+    }
+
+    /// The token it is about to append, when it decodes.
+    pub(crate) fn next(&self) -> Option<TokenId> {
+        self.work.as_ref().and_then(|work| work.next(self.tokens.len()))
+    }
+
+    /// Whether it has a request whose tokens are not all in place yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.work.is_some() && self.next().is_none()
+    }
+
+    /// The encoding of its tokens.
+    pub(crate) fn keyed(&mut self, texts: &dyn Texts) -> &Keyed {
+        self.keyed.extend(texts, &self.tokens);
+        &self.keyed
     }
 
     /// Tokens shared with `prompt`.
@@ -72,27 +116,29 @@ impl Slot {
         self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count()
     }
 
-    /// The last frontier of at most `len` tokens.
-    pub(crate) fn frontier_before(&self, len: usize) -> Option<usize> {
-        self.frontiers.iter().rposition(|f| f.len() <= len)
+    /// What its loss would cost: tokens to compute again, of which those on disk cost little, the
+    /// less the longer nobody has used it.
+    pub(crate) fn worth(&self, now: Instant) -> f64 {
+        let saved = self.saved.min(self.tokens.len());
+        let lost = (self.tokens.len() - saved) as f64 + saved as f64 / 16.0;
+        let age = now.saturating_duration_since(self.used).as_secs_f64();
+        lost * (-age / HALF_LIFE_S).exp2()
     }
 
-    /// Remembers the present end, if the runner keeps marks.
-    pub(crate) fn mark(&mut self, runner: &mut dyn Runner, marks_max: usize) -> ModelResult<()> {
+    /// Remembers the present end, if the runner keeps marks; `true` when there is one more.
+    pub(crate) fn mark(&mut self, runner: &mut dyn Runner, is_anchor: bool) -> ModelResult<bool> {
         let len = self.tokens.len();
-        if len == 0 || marks_max == 0 {
-            return Ok(());
+        if len == 0 {
+            return Ok(false);
         }
-        if let Some(last) = self.frontiers.last_mut().filter(|f| f.len() == len) {
-            last.logits = last.logits.take().or_else(|| self.logits.clone());
-            return Ok(());
+        if let Some(known) = self.frontiers.at_mut(len) {
+            known.logits = known.logits.take().or_else(|| self.logits.clone());
+            known.is_anchor |= is_anchor;
+            return Ok(false);
         }
-        let Some(mark) = runner.mark(self.id)? else { return Ok(()) };
-        self.frontiers.push(Frontier { mark, logits: self.logits.clone() });
-        if self.frontiers.len() > marks_max {
-            self.frontiers.remove(least_useful(&self.frontiers));
-        }
-        Ok(())
+        let Some(mark) = runner.mark(self.id)? else { return Ok(false) };
+        self.frontiers.push(Frontier { mark, logits: self.logits.clone(), is_anchor });
+        Ok(true)
     }
 
     /// Makes the sequence hold its first `len` tokens, or fewer where the runner cannot go back
@@ -107,19 +153,16 @@ impl Slot {
             return Ok(len);
         }
         let short = u32::try_from(len).expect("no longer than the sequence");
-        let at_frontier = self.frontier_before(len);
-        let exact = at_frontier.filter(|&ix| self.frontiers[ix].len() == len);
-        if exact.is_none() {
+        if self.frontiers.at(len).is_none() {
             match runner.truncate(self.id, short) {
                 Ok(()) => return Ok(self.cut(len, None)),
                 Err(ModelError::NeedsReplay { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
-        if let Some(ix) = at_frontier {
-            match runner.rewind(self.id, &self.frontiers[ix].mark) {
+        if let Some(frontier) = self.frontiers.before(len) {
+            match runner.rewind(self.id, &frontier.mark) {
                 Ok(()) => {
-                    let frontier = &self.frontiers[ix];
                     let (len, logits) = (frontier.len(), frontier.logits.clone());
                     return Ok(self.cut(len, logits));
                 }
@@ -127,26 +170,57 @@ impl Slot {
                 Err(e) => return Err(e),
             }
         }
+        self.clear(runner, cap)?;
+        Ok(0)
+    }
+
+    /// Gives the sequence up for an empty one, its memory included.
+    pub(crate) fn clear(&mut self, runner: &mut dyn Runner, cap: u32) -> ModelResult<()> {
         runner.close_seq(self.id);
+        self.cut(0, None);
         self.id = runner.open_seq(cap)?;
-        Ok(self.cut(0, None))
+        Ok(())
+    }
+
+    /// Puts the sequence back on firm ground after a call panicked in the middle of it: a copy from
+    /// its last mark, whose rows no later call has touched, else an empty sequence.
+    pub(crate) fn rebuild(&mut self, runner: &mut dyn Runner, cap: u32) -> ModelResult<()> {
+        let old = self.id;
+        let last = self.frontiers.before(self.tokens.len());
+        let copy = last.map(|f| (f.len(), f.logits.clone(), runner.fork(old, &f.mark, cap)));
+        let (len, logits) = if let Some((len, logits, Ok(id))) = copy {
+            self.id = id;
+            runner.close_seq(old);
+            (len, logits)
+        } else {
+            runner.close_seq(old);
+            self.id = runner.open_seq(cap)?;
+            (0, None)
+        };
+        self.cut(len, logits);
+        // Marks belong to the sequence they were made of.
+        self.frontiers = Frontiers::default();
+        self.mark(runner, false)?;
+        Ok(())
+    }
+
+    /// Forgets drafts that did not hold; the logits are those of the last token kept.
+    pub(crate) fn cut_drafts(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.keyed.cut(len);
     }
 
     /// Forgets what lies behind `len`.
-    fn cut(&mut self, len: usize, logits: Option<Vec<f32>>) -> usize {
+    pub(crate) fn cut(&mut self, len: usize, logits: Option<Vec<f32>>) -> usize {
         self.tokens.truncate(len);
-        self.frontiers.retain(|f| f.len() <= len);
+        self.keyed.cut(len);
+        self.frontiers.cut(len);
         self.logits = logits;
         self.saved = self.saved.min(len);
+        self.stable = self.stable.filter(|&at| at <= len);
+        if len == 0 {
+            self.replaces = None;
+        }
         len
     }
-}
-
-/// The frontier whose loss leaves the smallest gap; the last two are spared, the end of a prompt and
-/// of its answer, because repeats and edits go there.
-fn least_useful(frontiers: &[Frontier]) -> usize {
-    let before = |ix: usize| if ix == 0 { 0 } else { frontiers[ix - 1].len() };
-    (0..frontiers.len().saturating_sub(2))
-        .min_by_key(|&ix| frontiers[ix + 1].len() - before(ix))
-        .unwrap_or(0)
 }

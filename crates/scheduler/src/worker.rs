@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::{Client, Error, Request, Result, Scheduler};
+use crate::{Client, Counters, Error, Request, Result, Scheduler};
 
 /// How often clients that hold their sequences are asked again.
 const HELD_POLL: Duration = Duration::from_millis(2);
@@ -28,6 +28,8 @@ pub struct Status {
     pub tokens_held: usize,
     /// Whether the runner can still be used.
     pub is_alive: bool,
+    /// What was done so far.
+    pub counters: Counters,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +41,7 @@ struct Shared {
     tokens_held: AtomicUsize,
     is_dead: AtomicBool,
     is_closing: AtomicBool,
+    counters: std::sync::Mutex<Counters>,
 }
 
 /// A running scheduler.
@@ -65,6 +68,9 @@ impl Worker {
 
     /// Hands a request over, or says at once why it cannot be taken.
     pub fn submit(&self, request: Request, client: Box<dyn Client>) -> Result<()> {
+        if self.shared.is_dead.load(Ordering::Relaxed) {
+            return Err(Error::Failed("the device is lost".to_owned()));
+        }
         if self.shared.is_closing.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);
         }
@@ -86,6 +92,7 @@ impl Worker {
             active: load(&self.shared.active),
             tokens_held: load(&self.shared.tokens_held),
             is_alive: !self.shared.is_dead.load(Ordering::Relaxed),
+            counters: *lock(&self.shared.counters),
         }
     }
 
@@ -174,6 +181,11 @@ fn publish(scheduler: &Scheduler, shared: &Shared) {
     shared.waiting.store(scheduler.waiting(), Ordering::Relaxed);
     shared.active.store(scheduler.active(), Ordering::Relaxed);
     shared.tokens_held.store(scheduler.tokens_held(), Ordering::Relaxed);
+    *lock(&shared.counters) = *scheduler.counters();
+}
+
+fn lock(counters: &std::sync::Mutex<Counters>) -> std::sync::MutexGuard<'_, Counters> {
+    counters.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Tells requests that arrive after the end.

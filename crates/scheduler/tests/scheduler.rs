@@ -11,7 +11,8 @@ use ds4_engine::{Cancel, End, Sampling, Stats};
 use ds4_kvstore::{Identity, KeyBuilder, KvStore, Options as StoreOptions, ToolEntry};
 use ds4_model::TokenId;
 use ds4_scheduler::{
-    Client, Disk, DiskOptions, Error, Options, Request, Scheduler, Source, Started, Texts, Worker,
+    Client, Cuts, Disk, DiskOptions, Error, Options, Request, Scheduler, Source, Started, Texts,
+    Worker,
 };
 
 const VOCAB: usize = 50;
@@ -139,7 +140,7 @@ fn request(prompt: &[u32], n: usize) -> Request {
     Request {
         id: 1,
         prompt: prompt.iter().map(|&t| TokenId(t)).collect(),
-        anchor: None,
+        cuts: Cuts::default(),
         max_tokens: n,
         stops: vec![TokenId(0)],
         sampling: Sampling::GREEDY,
@@ -353,6 +354,7 @@ fn with_disk(dir: &std::path::Path) -> Scheduler {
             continued_interval: 50,
             trim: 4,
             align: 8,
+            growth_min: 1,
         },
     };
     Scheduler::new(Box::new(runner()), options(), Box::new(TestTexts), Some(disk))

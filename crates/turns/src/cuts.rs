@@ -21,7 +21,7 @@ pub(crate) fn cuts(prompt: &[u32], specials: &Specials) -> Cuts {
     let first_answer = prompt.iter().position(|&id| id == specials.assistant);
     let before = &prompt[..first_answer.unwrap_or(prompt.len())];
     let anchor = before.iter().rposition(|&id| id == specials.user).filter(|&at| at > 0);
-    let is_user = |&(_, &id): &(usize, &u32)| id == specials.user;
+    let is_user = |&(at, &id): &(usize, &u32)| at > 0 && id == specials.user;
     let mut users: Vec<usize> = prompt
         .iter()
         .enumerate()

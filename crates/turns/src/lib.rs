@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! let rendered = turns.render(profile, &conversation)?;   // before the request is queued
-//! scheduler <─ rendered.prompt, .anchor, .marks, .stable
+//! scheduler <─ rendered.prompt, .cuts
 //! parser    <─ rendered.turn.parser_options()
 //! ids       128 random bits for every call that is handed out, in hex
 //! turns.remember(&rendered.turn, &sampled, &Said { content, call_ids });   // before the last event

@@ -15,13 +15,9 @@ pub struct Rendered {
     pub prompt: Vec<TokenId>,
     /// The same before it became tokens, for traces.
     pub segments: Prompt,
-    /// Length of what other conversations may share: system text and tools.
-    pub anchor: Option<usize>,
-    /// Points at which later prompts are likely to part from this one, ascending.
-    pub marks: Vec<usize>,
-    /// How far a later prompt of this conversation can agree with it, when that is not all of the
-    /// answer: without declared tools a profile drops reasoning from the history.
-    pub stable: Option<usize>,
+    /// Where later prompts are likely to part from this one: behind system text and tools, at user
+    /// turns and, without declared tools, before the reasoning, which a profile drops from history.
+    pub cuts: ds4_scheduler::Cuts,
     /// What was found for the answers in the history.
     pub notes: Vec<Note>,
     /// What [`Turns::remember`] needs to keep the answer to come.
@@ -71,13 +67,9 @@ impl Turns {
         let turn = self.next_turn(&conversation, visible, &ids, &cuts);
         let drops = turn.is_thinking && conversation.shown_tools().next().is_none();
         let stable = cuts.opening.filter(|_| drops);
-        let mut marks: Vec<usize> =
-            cuts.anchor.into_iter().chain(cuts.users).chain(stable).collect();
-        marks.retain(|&at| at > 0);
-        marks.sort_unstable();
-        marks.dedup();
+        let cuts = ds4_scheduler::Cuts { anchor: cuts.anchor, marks: cuts.users, stable };
         let prompt = ids.into_iter().map(TokenId).collect();
-        Ok(Rendered { prompt, segments, anchor: cuts.anchor, marks, stable, notes, turn })
+        Ok(Rendered { prompt, segments, cuts, notes, turn })
     }
 
     /// Finds what was sampled for the answers in a history; also the visible hash of all messages
