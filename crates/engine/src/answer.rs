@@ -1,22 +1,26 @@
 //! Sampled tokens to what a reader sees: thinking, text and tool calls, cut at stop strings.
 
+use std::ops::Deref;
+
 use ds4_model::TokenId;
-use ds4_text::parse::{End as ParseEnd, Event, FinishReason, Parser, ParserOptions};
+use ds4_text::parse::{
+    End as ParseEnd, Event, FinishReason, Outcome, Parser, ParserOptions, Region,
+};
 use ds4_text::{Specials, Tokenizer};
 
 use crate::{End, Result, StopStrings};
 
-/// Turns tokens into events as they are sampled.
-pub struct AnswerReader<'a> {
-    tokenizer: &'a Tokenizer,
+/// Turns tokens into events as they are sampled; the tokenizer is borrowed or shared.
+pub struct AnswerReader<T> {
+    tokenizer: T,
     parser: Parser,
     stops: StopStrings,
 }
 
-impl<'a> AnswerReader<'a> {
+impl<T: Deref<Target = Tokenizer>> AnswerReader<T> {
     /// A reader at the start of an answer. `stops` end it where they occur in its text, but not in
     /// its thinking or its calls.
-    pub fn new(tokenizer: &'a Tokenizer, options: ParserOptions, stops: StopStrings) -> Self {
+    pub fn new(tokenizer: T, options: ParserOptions, stops: StopStrings) -> Self {
         Self { tokenizer, parser: Parser::new(options), stops }
     }
 
@@ -30,6 +34,21 @@ impl<'a> AnswerReader<'a> {
     /// Whether the answer is complete, so that nothing more need be sampled.
     pub fn is_done(&self) -> bool {
         self.stops.is_found() || self.parser.is_done()
+    }
+
+    /// What the next token is part of.
+    pub fn region(&self) -> Region {
+        self.parser.region()
+    }
+
+    /// Everything so far, with what a stop string cut off.
+    pub fn outcome(&self) -> &Outcome {
+        self.parser.outcome()
+    }
+
+    /// The stop string that ended the answer.
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.stops.found()
     }
 
     /// The end of the answer.

@@ -5,7 +5,8 @@
 pub struct StopStrings {
     stops: Vec<Vec<u8>>,
     held: Vec<u8>,
-    is_found: bool,
+    /// Index of the stop string that was seen.
+    found: Option<usize>,
 }
 
 impl StopStrings {
@@ -13,25 +14,25 @@ impl StopStrings {
     pub fn new<S: AsRef<str>>(stops: &[S]) -> Self {
         let bytes = |stop: &S| stop.as_ref().as_bytes().to_vec();
         let stops = stops.iter().map(bytes).filter(|stop| !stop.is_empty()).collect();
-        Self { stops, held: Vec::new(), is_found: false }
+        Self { stops, held: Vec::new(), found: None }
     }
 
     /// Takes the next piece of text; returns what is certain to come before any stop string. Text
     /// after a stop string is swallowed.
     pub fn push(&mut self, text: &str) -> String {
-        if self.is_found {
+        if self.is_found() {
             return String::new();
         }
         self.held.extend_from_slice(text.as_bytes());
         let safe = match self.earliest() {
-            Some(at) => {
-                self.is_found = true;
+            Some((at, stop)) => {
+                self.found = Some(stop);
                 at
             }
             None => self.held.len() - self.undecided(),
         };
         let out: Vec<u8> = self.held.drain(..safe).collect();
-        if self.is_found {
+        if self.is_found() {
             self.held.clear();
         }
         // A stop string starts at a character of the text, so both sides of a cut are UTF-8.
@@ -45,13 +46,22 @@ impl StopStrings {
 
     /// Whether a stop string has been seen.
     pub fn is_found(&self) -> bool {
-        self.is_found
+        self.found.is_some()
     }
 
-    /// Where the earliest complete stop string starts.
-    fn earliest(&self) -> Option<usize> {
-        let find = |stop: &Vec<u8>| self.held.windows(stop.len()).position(|window| window == stop);
-        self.stops.iter().filter_map(find).min()
+    /// The stop string that has been seen.
+    pub fn found(&self) -> Option<&str> {
+        let stop = &self.stops[self.found?];
+        Some(std::str::from_utf8(stop).expect("it came as text"))
+    }
+
+    /// Where the earliest complete stop string starts, and which it is.
+    fn earliest(&self) -> Option<(usize, usize)> {
+        let find = |(ix, stop): (usize, &Vec<u8>)| {
+            let at = self.held.windows(stop.len()).position(|window| window == stop)?;
+            Some((at, ix))
+        };
+        self.stops.iter().enumerate().filter_map(find).min()
     }
 
     /// Length of the longest tail that is a beginning of a stop string.
@@ -69,7 +79,7 @@ mod tests {
     use super::*;
 
     /// Feeds `text` in pieces of at most `n` bytes that end at characters.
-    fn feed(stops: &[&str], text: &str, n: usize) -> (String, bool) {
+    fn feed(stops: &[&str], text: &str, n: usize) -> (String, Option<String>) {
         let mut s = StopStrings::new(stops);
         let (mut out, mut piece) = (String::new(), String::new());
         for c in text.chars() {
@@ -80,26 +90,27 @@ mod tests {
         }
         out += &s.push(&piece);
         out += &s.finish();
-        (out, s.is_found())
+        (out, s.found().map(str::to_owned))
     }
 
     #[test]
     fn any_split_gives_the_same_text() {
-        for (stops, text, want, is_found) in [
-            (&["END"][..], "abc END def", "abc ", true),
-            (&["END"], "abc EN def", "abc EN def", false),
-            (&["END"], "abc EN", "abc EN", false),
-            (&["\n\n", "x"], "a\nb\n\nx", "a\nb", true),
-            (&["aab"], "aaab", "a", true),
-            (&["aab", "aaa"], "aaab", "", true),
-            (&["é"], "caf\u{e8}\u{e9}!", "caf\u{e8}", true),
-            (&["日本"], "今日本日", "今", true),
-            (&[""], "abc", "abc", false),
-            (&[], "abc", "abc", false),
+        for (stops, text, want, found) in [
+            (&["END"][..], "abc END def", "abc ", Some("END")),
+            (&["END"], "abc EN def", "abc EN def", None),
+            (&["END"], "abc EN", "abc EN", None),
+            (&["\n\n", "x"], "a\nb\n\nx", "a\nb", Some("\n\n")),
+            (&["aab"], "aaab", "a", Some("aab")),
+            (&["aab", "aaa"], "aaab", "", Some("aaa")),
+            (&["é"], "caf\u{e8}\u{e9}!", "caf\u{e8}", Some("\u{e9}")),
+            (&["日本"], "今日本日", "今", Some("日本")),
+            (&[""], "abc", "abc", None),
+            (&[], "abc", "abc", None),
         ] {
             for n in 1..=text.len() {
                 let got = feed(stops, text, n);
-                assert_eq!(got, (want.to_owned(), is_found), "{stops:?} in {text:?} by {n}");
+                let want = (want.to_owned(), found.map(str::to_owned));
+                assert_eq!(got, want, "{stops:?} in {text:?} by {n}");
             }
         }
     }
