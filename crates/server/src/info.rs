@@ -7,6 +7,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use ds4_api::ApiError;
 use ds4_api::models::{self, ListForm, ModelInfo};
+use ds4_kvstore::KvStore;
 use serde_json::json;
 
 use crate::reply;
@@ -68,6 +69,7 @@ pub(crate) async fn health(State(server): State<Arc<Server>>) -> Response<Body> 
 /// Counters for Prometheus.
 pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Response<Body> {
     let status = server.worker().status();
-    let text = server.metrics().render(status, server.options().kv_dir.as_deref());
+    let store = server.store().map(KvStore::stats).unwrap_or_default();
+    let text = server.metrics().render(status, store, server.turns().held());
     reply::text("text/plain; version=0.0.4; charset=utf-8", text)
 }

@@ -1,10 +1,9 @@
 //! Numbers for Prometheus. The recorder belongs to the server: nothing global, so that two servers
 //! in one process do not count each other's requests.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
+use ds4_kvstore::Stats as StoreStats;
 use ds4_scheduler::Status;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{
@@ -19,7 +18,7 @@ const STEP_SECONDS: [f64; 12] =
     [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
 
 /// Name, whether it is a histogram, and what it counts.
-const HELP: [(&str, &str); 12] = [
+const HELP: [(&str, &str); 24] = [
     ("ds4_requests_total", "Responses by API and HTTP status."),
     ("ds4_answers_total", "Answers by API and by why they ended."),
     ("ds4_tokens_total", "Tokens by kind: prompt, cached, generated, reasoning."),
@@ -30,6 +29,18 @@ const HELP: [(&str, &str); 12] = [
     ("ds4_queue", "Requests that wait for a session."),
     ("ds4_active", "Requests that have a session."),
     ("ds4_live_tokens", "Tokens held by sessions."),
+    ("ds4_prefilled_tokens_total", "Prompt tokens computed."),
+    ("ds4_steps_total", "Calls of the model."),
+    ("ds4_step_microseconds_total", "Time spent in them."),
+    ("ds4_broken_steps_total", "Calls that panicked or were refused."),
+    ("ds4_deferred_total", "Requests that waited for another one to compute a shared beginning."),
+    ("ds4_kv_stored_total", "Files written to the disk cache."),
+    ("ds4_kv_stored_bytes_total", "Bytes written to the disk cache."),
+    ("ds4_kv_hits_total", "Sequences loaded from the disk cache."),
+    ("ds4_kv_misses_total", "Lookups in the disk cache without a usable file."),
+    ("ds4_kv_evicted_total", "Files dropped for the budget of the disk cache."),
+    ("ds4_kv_set_aside_total", "Files of the disk cache found damaged."),
+    ("ds4_turns_bytes", "Bytes of remembered turns."),
     ("ds4_kv_files", "Files of the disk cache."),
     ("ds4_kv_bytes", "Bytes of the disk cache."),
 ];
@@ -100,14 +111,34 @@ impl Metrics {
         self.counter("ds4_cache_hits_total", labels).increment(1);
     }
 
-    /// Everything in Prometheus' text format.
-    pub(crate) fn render(&self, status: Status, kv_dir: Option<&Path>) -> String {
-        self.gauge("ds4_queue").set(status.waiting as f64);
-        self.gauge("ds4_active").set(status.active as f64);
-        self.gauge("ds4_live_tokens").set(status.tokens_held as f64);
-        let (files, bytes) = kv_dir.map_or((0, 0), kv_size);
-        self.gauge("ds4_kv_files").set(files as f64);
-        self.gauge("ds4_kv_bytes").set(bytes as f64);
+    /// Everything in Prometheus' text format. `turns` are ids and bytes of remembered turns.
+    pub(crate) fn render(&self, status: Status, kv: StoreStats, turns: (usize, usize)) -> String {
+        let counters = status.counters;
+        for (name, value) in [
+            ("ds4_prefilled_tokens_total", counters.prefilled_tokens),
+            ("ds4_steps_total", counters.steps),
+            ("ds4_step_microseconds_total", counters.step_us),
+            ("ds4_broken_steps_total", counters.broken_steps),
+            ("ds4_deferred_total", counters.deferred),
+            ("ds4_kv_stored_total", kv.stored),
+            ("ds4_kv_stored_bytes_total", kv.stored_bytes),
+            ("ds4_kv_hits_total", kv.hits),
+            ("ds4_kv_misses_total", kv.misses),
+            ("ds4_kv_evicted_total", kv.evicted),
+            ("ds4_kv_set_aside_total", kv.set_aside),
+        ] {
+            self.counter(name, Vec::new()).absolute(value);
+        }
+        for (name, value) in [
+            ("ds4_queue", status.waiting as f64),
+            ("ds4_active", status.active as f64),
+            ("ds4_live_tokens", status.tokens_held as f64),
+            ("ds4_kv_files", kv.files as f64),
+            ("ds4_kv_bytes", kv.bytes as f64),
+            ("ds4_turns_bytes", turns.1 as f64),
+        ] {
+            self.gauge(name).set(value);
+        }
         self.handle.render()
     }
 
@@ -119,11 +150,3 @@ impl Metrics {
 
 /// Distance of calls of [`Metrics::tidy`].
 pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(5);
-
-/// Files of the disk cache and their bytes.
-fn kv_size(dir: &Path) -> (usize, u64) {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let is_kv = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|ext| ext == "kv");
-    let sizes = entries.filter(is_kv).filter_map(|entry| entry.metadata().ok());
-    sizes.fold((0, 0), |(files, bytes), meta| (files + 1, bytes + meta.len()))
-}

@@ -1,6 +1,5 @@
 //! What a server is told; the command line resolves it.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ds4_api::models::ModelRule;
@@ -43,8 +42,6 @@ pub struct Options {
     pub time_max: Option<Duration>,
     /// Time that running requests get when the server is asked to end.
     pub drain_max: Duration,
-    /// Folder of the disk cache, to report its size.
-    pub kv_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -66,7 +63,6 @@ impl Default for Options {
             stall_max: limits::STALL_MAX,
             time_max: None,
             drain_max: Duration::from_secs(10),
-            kv_dir: None,
         }
     }
 }

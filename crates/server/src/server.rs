@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use ds4_api::ApiError;
 use ds4_constrain::Grammars;
+use ds4_kvstore::KvStore;
 use ds4_scheduler::Worker;
 use ds4_text::Tokenizer;
 use ds4_turns::Turns;
@@ -20,6 +21,7 @@ pub struct Server {
     turns: Arc<Turns>,
     grammars: Grammars,
     metrics: Metrics,
+    store: Option<KvStore>,
     trace: Option<Trace>,
     script: Option<Script>,
     requests: AtomicUsize,
@@ -38,12 +40,19 @@ impl Server {
             turns,
             grammars,
             metrics: Metrics::new(),
+            store: None,
             trace: None,
             script: None,
             requests: AtomicUsize::new(0),
             number: AtomicU64::new(0),
             is_closing: AtomicBool::new(false),
         }
+    }
+
+    /// The same, reporting on the worker's disk cache.
+    #[must_use]
+    pub fn with_store(self, store: Option<KvStore>) -> Self {
+        Self { store, ..self }
     }
 
     /// The same, writing prompts and outputs to a trace.
@@ -82,6 +91,10 @@ impl Server {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn store(&self) -> Option<&KvStore> {
+        self.store.as_ref()
     }
 
     pub(crate) fn trace(&self) -> Option<&Trace> {
