@@ -107,9 +107,10 @@ impl Constraint {
             }
             Stage::Over => {
                 let eos = self.grammar.tokenizer.specials().eos as usize;
-                for (id, logit) in logits.iter_mut().enumerate().filter(|(id, _)| *id != eos) {
-                    let _ = id;
-                    *logit = f32::NEG_INFINITY;
+                let kept = logits.get(eos).copied();
+                logits.fill(f32::NEG_INFINITY);
+                if let (Some(logit), Some(kept)) = (logits.get_mut(eos), kept) {
+                    *logit = kept;
                 }
                 Ok(())
             }
@@ -120,6 +121,9 @@ impl Constraint {
     pub fn accept(&mut self, id: u32) -> Result<(), Error> {
         let tokenizer = &self.grammar.tokenizer;
         let specials = tokenizer.specials();
+        if id as usize >= tokenizer.vocab().len() {
+            return Err(Error::Rejected { id });
+        }
         match &mut self.stage {
             Stage::Thinking if id == specials.think_close => self.stage = self.answer(),
             Stage::Thinking if specials.is_stop(id) => {

@@ -1,8 +1,8 @@
 //! The grammar of tool calls (§B.8): which functions, which parameters, how each value is written.
 //!
 //! ```text
-//! block  := "tool_calls>" call+ CLOSE "tool_calls>"
-//! call   := OPEN "invoke name=\"" one of: NAME "\">" parameters
+//! block  := "tool_calls>" (OPEN call)+ CLOSE "tool_calls>"
+//! call   := "invoke name=\"" one of: NAME "\">" parameters
 //! parameters := CLOSE "invoke>"                                 when all required ones are there
 //!             | OPEN "parameter name=\"" one that is not there yet, parameters
 //! value  := "true\">" TEXT "</" "parameter>" | "false\">" JSON "</" "parameter>"
@@ -50,8 +50,8 @@ pub(crate) struct Calls {
     /// Terminals of texts, by their bodies.
     texts: HashMap<String, String>,
     warnings: Vec<String>,
-    /// Whether schemas of functions that are not strict count in full.
-    in_full: bool,
+    /// How much of their schemas counts, for functions that are not strict.
+    depth: Depth,
 }
 
 /// What was written: the rules `block` and `inside`, the grammars they name, and warnings.
@@ -61,8 +61,8 @@ pub(crate) struct Written {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Writes the grammar of a block of calls. With `in_full`, every schema counts in all its demands.
-pub(crate) fn write(functions: &Functions, style: Style, in_full: bool) -> Result<Written, Error> {
+/// Writes the grammar of a block of calls, in which this much of each schema counts.
+pub(crate) fn write(functions: &Functions, style: Style, depth: Depth) -> Result<Written, Error> {
     let n = functions.declared.len();
     if n > limits::FUNCTIONS_MAX {
         let max = limits::FUNCTIONS_MAX;
@@ -74,7 +74,7 @@ pub(crate) fn write(functions: &Functions, style: Style, in_full: bool) -> Resul
         parts: Vec::new(),
         texts: HashMap::new(),
         warnings: Vec::new(),
-        in_full,
+        depth,
     };
     calls.tags();
     let mut names = Vec::with_capacity(n);
@@ -87,7 +87,9 @@ pub(crate) fn write(functions: &Functions, style: Style, in_full: bool) -> Resul
     lark.define("call", format!("{} ({})", literal("invoke name=\""), names.join(" | ")));
     let more = if style.parallel { "(open call)*" } else { "" };
     lark.define("inside", format!("call {more} close \"tool_calls>\""));
-    lark.define("block", "\"tool_calls>\" open inside");
+    // An empty block is no call, but valid: what the model has opened, it may close.
+    let empty = if style.is_guard { "| \"tool_calls>\" close \"tool_calls>\"" } else { "" };
+    lark.define("block", format!("\"tool_calls>\" open inside {empty}"));
     Ok(Written { lark, parts, warnings })
 }
 
@@ -119,22 +121,23 @@ impl Calls {
         let rigour = if is_strict { Rigour::Strict } else { Rigour::Lenient };
         let none = json!({"type": "object", "properties": {}, "additionalProperties": false});
         let schema = function.get("parameters").filter(|schema| !schema.is_null());
-        let in_full = self.in_full || is_strict;
-        let root = if in_full {
-            let Prepared { schema, warnings } =
-                schema::prepare(schema.unwrap_or(&none), &path, rigour)?;
-            self.warnings.extend(warnings);
-            schema
-        } else {
+        let depth = if is_strict { Depth::All } else { self.depth };
+        let root = if depth == Depth::Types {
             schema::check_size(schema.unwrap_or(&none), &path)?;
             schema.unwrap_or(&none).clone()
+        } else {
+            let Prepared { schema, warnings } =
+                schema::prepare(schema.unwrap_or(&none), &path, rigour)?;
+            if !self.style.is_guard {
+                self.warnings.extend(warnings);
+            }
+            schema
         };
         let parameters = Parameters::of(&root);
         if is_strict && !parameters.is_whole {
             let message = "combinations at the top of a strict function's schema";
             return Err(Error::schema(&path, message));
         }
-        let depth = if in_full { Depth::All } else { Depth::Values };
         let place = Place { root: &root, path: &path, depth, rigour };
         let mut items = Vec::new();
         for parameter in &parameters.known {
@@ -168,7 +171,9 @@ impl Calls {
                     return Err(Error::schema(place.path, message));
                 }
                 Err(message) => {
-                    self.warnings.push(format!("{}: {message}; not enforced", place.path));
+                    if !self.style.is_guard {
+                        self.warnings.push(format!("{}: {message}; not enforced", place.path));
+                    }
                     Texts::any()
                 }
             };
@@ -177,14 +182,20 @@ impl Calls {
                 ways.push(format!("{} {text} end", literal("true\">")));
             }
         }
-        let rest = kinds.without(Kinds::STRING);
+        // Where the schema names no type, a string may as well be written as JSON.
+        let rest = if kinds == Kinds::ALL { kinds } else { kinds.without(Kinds::STRING) };
         if rest != Kinds::NONE {
+            // Objects in JSON must have their keys in the schema's order, which is too much to ask
+            // of what need only be valid; numbers may be written in ways that the compiler lacks.
+            let is_simple = !rest.has(Kinds::OBJECT.or(Kinds::ARRAY).or(Kinds::FRACTION));
             let part = match place.depth {
-                Depth::Values => any_json(rest),
-                Depth::All => {
-                    let has_strings = kinds.has(Kinds::STRING);
-                    let schema = with_definitions(place.root, schema, has_strings.then_some(rest));
-                    Part::Json(self.style.reading.of(schema))
+                Depth::Types => any_json(rest),
+                Depth::Scalars if !is_simple => any_json(rest),
+                Depth::Scalars | Depth::All => {
+                    let narrower = (rest != kinds).then_some(rest);
+                    let schema = with_definitions(place.root, schema, narrower);
+                    let reading = Reading { rigour: place.rigour, ..self.style.reading };
+                    Part::Json(reading.of(schema))
                 }
             };
             let name = self.part(part);
@@ -221,7 +232,7 @@ impl Calls {
 
     /// A parameter with any key but the known ones.
     fn extra_item(&mut self, known: &[Parameter<'_>], values: &[String]) -> String {
-        let mut key = r#"/[^"<>\x00-\x1f]{1,128}/"#.to_owned();
+        let mut key = r#"/[^"\x00-\x1f]{1,128}/"#.to_owned();
         if !known.is_empty() {
             let known: Vec<String> = known.iter().map(|p| literal(&p.key)).collect();
             key = format!("{key} & ~({})", known.join(" | "));
@@ -309,6 +320,7 @@ fn any_json(kinds: Kinds) -> Part {
         (Kinds::FRACTION, "NUMBER"),
         (Kinds::BOOLEAN, "BOOLEAN"),
         (Kinds::NULL, "NULL"),
+        (Kinds::STRING, "STRING"),
     ];
     let mut starts: Vec<&str> =
         rules.iter().filter(|(kind, _)| kinds.has(*kind)).map(|(_, rule)| *rule).collect();

@@ -36,8 +36,8 @@ pub enum Calls {
     /// Not a matter of this form: none are declared, or nothing about them is enforced.
     #[default]
     Free,
-    /// The answer is text, or calls these functions. With [`Answer::Free`] nothing is enforced until
-    /// the model itself opens a block of calls.
+    /// The answer is text, or calls these functions. With [`Answer::Free`] nothing is enforced
+    /// until the model itself opens a block of calls.
     Allowed(Functions),
     /// The answer calls at least one of these functions, and is nothing else.
     Required(Functions),
@@ -67,7 +67,7 @@ pub enum Rigour {
 /// White space between the tokens of JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spacing {
-    /// Spaces, or a line break with indentation; bounded, so that a model cannot write space for ever.
+    /// Spaces, or a line break with indentation; bounded, so that no model writes space for ever.
     #[default]
     Flexible,
     /// None.

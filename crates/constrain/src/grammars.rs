@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 
 use crate::constraint::{Begin, Constraint};
 use crate::dsml::{self, Part, Style};
-use crate::form::{Answer, Calls, Form, Functions, Rigour};
+use crate::form::{Answer, Calls, Form, Functions};
 use crate::pattern::{self, Meaning};
-use crate::schema::{self, Reading};
+use crate::schema::{self, Depth, Reading};
 use crate::vocabulary::Vocabulary;
-use crate::{Error, limits};
+use crate::{Error, lark, limits};
 
 /// Grammars over one vocabulary. Cheap to make: the trie of the tokens is built at the first need.
 pub struct Grammars {
@@ -76,6 +76,8 @@ impl Grammars {
             limits.verbose_errors = false;
             limits.max_lexer_states = limits::LEXER_STATES_MAX;
             limits.max_grammar_size = limits::GRAMMAR_SYMBOLS_MAX;
+            limits.max_items_in_row = limits::PARSER_ITEMS_MAX;
+            limits.step_max_items = limits::MASK_ITEMS_MAX;
             Arc::new(factory)
         })
     }
@@ -83,14 +85,13 @@ impl Grammars {
     /// Compiles a form, or finds it compiled. Takes milliseconds, seconds at worst: not for the
     /// thread that steps the model.
     pub fn compile(&self, form: &Form) -> Result<Grammar, Error> {
-        let in_full = !form.is_guard();
-        let found = self.compile_source(form, self.source(form, in_full)?);
-        let is_required = matches!(form.calls, Calls::Required(_)) || !form.is_guard();
-        match found {
-            // Some schema of a function is beyond the compiler: its types are still enforced.
-            Err(Error::Schema { message, .. }) if is_required && may_relax(form) => {
-                let mut source = self.source(form, false)?;
-                source.warnings.push(format!("tools: {message}; only types are enforced"));
+        let depth = if form.is_guard() { Depth::Scalars } else { Depth::All };
+        let compile = |depth| self.compile_source(form, self.source(form, depth)?);
+        match compile(depth) {
+            // Some schema of a function is beyond the compiler: its types can still be enforced.
+            Err(error) if error.is_request() && may_relax(form) => {
+                let mut source = self.source(form, Depth::Types)?;
+                source.warnings.push(format!("{error}; of functions, only types are enforced"));
                 self.compile_source(form, source)
             }
             found => found,
@@ -106,11 +107,13 @@ impl Grammars {
             return Ok(cache.back().expect("just pushed").1.clone());
         }
         drop(cache);
-        let matcher = self.run(source.grammar, form)?;
+        let mut matcher = self.run(source.grammar, form)?;
+        let mut warnings = source.warnings;
+        warnings.extend(matcher.grammar_warnings().iter().map(|w| format!("{}: {w}", form.path())));
         let grammar = Grammar(Arc::new(Compiled {
             tokenizer: Arc::clone(&self.tokenizer),
             is_guard: form.is_guard(),
-            warnings: source.warnings,
+            warnings,
             matcher,
         }));
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +135,12 @@ impl Grammars {
         let (sender, receiver) = mpsc::channel();
         let overdue = Arc::clone(&self.overdue);
         let work = move || {
-            let compile = || Matcher::new(factory.create_parser(grammar));
+            let compile = || {
+                let mut matcher = Matcher::new(factory.create_parser(grammar));
+                // The first mask: a grammar that is too large for the parser shows at once.
+                let _ = matcher.compute_mask_or_eos();
+                matcher
+            };
             let matcher = catch_unwind(AssertUnwindSafe(compile));
             if sender.send(matcher).is_err() {
                 overdue.fetch_sub(1, Ordering::Relaxed);
@@ -157,7 +165,7 @@ impl Grammars {
         }
     }
 
-    fn source(&self, form: &Form, in_full: bool) -> Result<Source, Error> {
+    fn source(&self, form: &Form, depth: Depth) -> Result<Source, Error> {
         let mut parts = Vec::new();
         let mut warnings = Vec::new();
         let reading = Reading { rigour: form.rigour, spacing: form.spacing };
@@ -174,9 +182,9 @@ impl Grammars {
             dsml: self.tokenizer.specials().dsml.ok_or(Error::NoToolCalls)?,
             is_guard: form.is_guard(),
             parallel: functions.parallel,
-            reading: Reading { rigour: Rigour::Lenient, ..reading },
+            reading,
         };
-        let written = dsml::write(functions, style, in_full)?;
+        let written = dsml::write(functions, style, depth)?;
         let mut lark = written.lark;
         lark.define("start", start(functions, is_required, answer.as_deref()));
         if style.is_guard {
@@ -199,8 +207,9 @@ fn answer(
     let schema = match &form.answer {
         Answer::Free => return Ok(None),
         Answer::Pattern(text) => {
-            let regex = pattern::to_lark(text, Meaning::Whole);
-            return regex.map(Some).map_err(|what| Error::schema("response_format.regex", what));
+            let settled = pattern::settle(text, Meaning::Whole);
+            let refuse = |what| Error::schema("response_format.regex", what);
+            return settled.map(|text| Some(lark::regex(&text))).map_err(refuse);
         }
         Answer::JsonObject => json!({"type": "object"}),
         Answer::JsonSchema(schema) => {
@@ -266,6 +275,11 @@ impl Grammar {
     /// What is left to the model, one line each.
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
+    }
+
+    /// Whether this is the very grammar that another compilation gave.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// A constraint for one answer.

@@ -10,17 +10,22 @@ pub(crate) fn literal(text: &str) -> String {
     serde_json::to_string(text).expect("a string is JSON").replace('\u{7f}', "\\u007f")
 }
 
-/// Text of any kind.
-pub(crate) const ANY: &str = "/(?s:.*)/";
+/// A lexeme that matches a settled pattern.
+pub(crate) fn regex(settled: &str) -> String {
+    format!("/{settled}/")
+}
 
-/// Text of this many characters.
+/// A pattern that all texts match.
+pub(crate) const ANY: &str = "(?s:.*)";
+
+/// A pattern of texts of this many characters.
 pub(crate) fn length(min: u64, max: Option<u64>) -> Result<String, String> {
     let top = max.unwrap_or(min);
     if top < min || top > u64::from(u32::MAX >> 1) {
         return Err(format!("lengths from {min} to {top}"));
     }
     let max = max.map_or_else(String::new, |max| max.to_string());
-    Ok(format!("/(?s:.{{{min},{max}}})/"))
+    Ok(format!("(?s:.{{{min},{max}}})"))
 }
 
 /// The control token of this id.
@@ -96,8 +101,8 @@ mod tests {
     #[test]
     fn literals_are_escaped() {
         assert_eq!(literal("a\"b\\\n中\u{1}\u{7f}"), r#""a\"b\\\n中\u0001\u007f""#);
-        assert_eq!(length(2, None).unwrap(), "/(?s:.{2,})/");
-        assert_eq!(length(0, Some(5)).unwrap(), "/(?s:.{0,5})/");
+        assert_eq!(length(2, None).unwrap(), "(?s:.{2,})");
+        assert_eq!(length(0, Some(5)).unwrap(), "(?s:.{0,5})");
         assert!(length(6, Some(5)).is_err());
     }
 }

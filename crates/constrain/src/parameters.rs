@@ -26,8 +26,8 @@ pub(crate) struct Parameters<'a> {
 const ANYTHING: &Value = &Value::Bool(true);
 
 impl<'a> Parameters<'a> {
-    /// Reads a function's schema. One that names parameters and does not speak of others is taken to
-    /// mean no others: a model that invents one has erred.
+    /// Reads a function's schema. One that names parameters and does not speak of others is taken
+    /// to mean no others: a model that invents one has erred.
     pub(crate) fn of(root: &'a Value) -> Self {
         let mut reader = Reader {
             root,

@@ -18,8 +18,8 @@ pub(crate) enum Meaning {
     Somewhere,
 }
 
-/// The pattern as a terminal of Lark, or what is wrong with it.
-pub(crate) fn to_lark(pattern: &str, meaning: Meaning) -> Result<String, String> {
+/// The pattern as one that matches whole lexemes, or what is wrong with it.
+pub(crate) fn settle(pattern: &str, meaning: Meaning) -> Result<String, String> {
     let ascii = if meaning == Meaning::Somewhere { "dw" } else { "" };
     // Unlike the engine's own functions this keeps the text a plain regular expression.
     let pattern = &regex_to_lark(pattern, ascii);
@@ -32,8 +32,8 @@ pub(crate) fn to_lark(pattern: &str, meaning: Meaning) -> Result<String, String>
     };
     let any = |is_anchored| if is_anchored { "" } else { "(?s:.*)" };
     Ok(match meaning {
-        Meaning::Whole => format!("/{pattern}/"),
-        Meaning::Somewhere => format!("/{}(?:{pattern}){}/", any(starts), any(ends)),
+        Meaning::Whole => pattern.clone(),
+        Meaning::Somewhere => format!("{}(?:{pattern}){}", any(starts), any(ends)),
     })
 }
 
@@ -77,16 +77,16 @@ mod tests {
     use super::*;
 
     fn somewhere(pattern: &str) -> Result<String, String> {
-        to_lark(pattern, Meaning::Somewhere)
+        settle(pattern, Meaning::Somewhere)
     }
 
     #[test]
     fn text_surrounds_what_is_not_anchored() {
-        assert_eq!(somewhere("^a+$").unwrap(), "/(?:^a+$)/");
-        assert_eq!(somewhere(r"\d/").unwrap(), r"/(?s:.*)(?:[0-9]\/)(?s:.*)/");
-        assert_eq!(somewhere("^(a|b)").unwrap(), "/(?:^(a|b))(?s:.*)/");
-        assert_eq!(somewhere("(^a|^b)$").unwrap(), "/(?:(^a|^b)$)/");
-        assert_eq!(to_lark(r"^\d$", Meaning::Whole).unwrap(), r"/^\d$/");
+        assert_eq!(somewhere("^a+$").unwrap(), "(?:^a+$)");
+        assert_eq!(somewhere(r"\d/").unwrap(), r"(?s:.*)(?:[0-9]\/)(?s:.*)");
+        assert_eq!(somewhere("^(a|b)").unwrap(), "(?:^(a|b))(?s:.*)");
+        assert_eq!(somewhere("(^a|^b)$").unwrap(), "(?:(^a|^b)$)");
+        assert_eq!(settle(r"^\d$", Meaning::Whole).unwrap(), r"^\d$");
     }
 
     #[test]

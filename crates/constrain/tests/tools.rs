@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Random, World, text, validate, walk, worlds};
+use common::{Random, World, nano, text, validate, walk, worlds};
 use ds4_constrain::{Answer, Begin, Calls, Form, Functions, Rigour, Spacing};
 use ds4_text::parse::{Declared, Outcome, Parser, ParserOptions};
 use serde_json::{Map, Value, json};
@@ -65,17 +65,12 @@ fn block(calls: &[String]) -> String {
     format!("\n\n<｜DSML｜tool_calls>\n{}\n</｜DSML｜tool_calls>", calls.join("\n"))
 }
 
-fn parse(world: &World, ids: &[u32], thinking: bool, in_block: bool) -> Outcome {
-    let names = functions().declared.iter().map(|f| f["name"].as_str().unwrap().into()).collect();
-    let options =
-        ParserOptions { thinking, in_block, declared: Declared::Names(names), literals: false };
+fn parse(world: &World, ids: &[u32], declared: Declared, in_block: bool) -> Outcome {
+    let options = ParserOptions { thinking: false, in_block, declared, literals: false };
     let mut parser = Parser::new(options);
     for id in ids {
-        parser.push_token(
-            world.tokenizer.specials(),
-            *id,
-            world.tokenizer.token_bytes(*id).unwrap(),
-        );
+        let bytes = world.tokenizer.token_bytes(*id).unwrap();
+        parser.push_token(world.tokenizer.specials(), *id, bytes);
     }
     assert!(parser.is_done());
     parser.outcome().clone()
@@ -146,23 +141,23 @@ fn calls_that_are_not_declared_are_forbidden() {
 
 #[test]
 fn random_calls_can_be_read_and_are_valid() {
+    let names = functions().declared.iter().map(|f| f["name"].as_str().unwrap().into()).collect();
+    let names = Declared::Names(names);
     for (name, world) in worlds() {
-        for (required, is_open) in [(true, false), (true, true)] {
-            let functions = Functions { is_open, ..functions() };
-            let calls =
-                if required { Calls::Required(functions) } else { Calls::Allowed(functions) };
+        for is_open in [false, true] {
+            let calls = Calls::Required(Functions { is_open, ..functions() });
             let grammar = world.compile(&form(calls));
             assert_eq!(grammar.warnings(), [""; 0]);
             let mut finished = 0;
-            for seed in 0..40 {
+            for seed in 0..20 {
                 let mut constraint = grammar.begin(Begin::default()).unwrap();
                 let mut random = Random(seed);
                 let Some(ids) = walk(world, &mut constraint, &mut random, 600) else { continue };
                 finished += 1;
-                let outcome = parse(world, &ids, false, is_open);
+                let outcome = parse(world, &ids, names.clone(), is_open);
                 check_calls(&outcome, &format!("{name} {seed}: {:?}", text(world, &ids)));
             }
-            assert!(finished >= 30, "{name}: only {finished} of 40 walks came to an end");
+            assert!(finished >= 15, "{name}: only {finished} of 20 walks came to an end");
         }
     }
 }
@@ -178,4 +173,211 @@ fn check_calls(outcome: &Outcome, context: &str) {
         let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
         assert_eq!(validate::errors(schema, schema, &arguments), [""; 0], "{context}");
     }
+}
+
+/// A form that requires one function with these parameters.
+fn one(parameters: &Value, strict: bool) -> Form {
+    let declared = vec![function(json!({"name": "f", "strict": strict, "parameters": parameters}))];
+    form(Calls::Required(Functions { declared, parallel: false, is_open: false }))
+}
+
+#[test]
+fn texts_follow_the_schema_of_their_parameter() {
+    let parameters = json!({
+        "$defs": {"unit": {"type": "string", "enum": ["m", "km"]}},
+        "type": "object",
+        "properties": {
+            "code": {"type": "string", "pattern": "^[A-Z]{2}[0-9]$"},
+            "day": {"type": "string", "format": "date"},
+            "short": {"type": "string", "minLength": 1, "maxLength": 3},
+            "part": {"type": "string", "pattern": "ab"},
+            "unit": {"$ref": "#/$defs/unit"},
+            "maybe": {"anyOf": [{"$ref": "#/$defs/unit"}, {"type": "null"}, {"type": "integer"}]},
+            "any": {},
+            "list": {"type": "array", "items": {"$ref": "#/$defs/unit"}},
+        },
+        "additionalProperties": false,
+    });
+    let good: [(&str, bool, &str); 14] = [
+        ("code", true, "AB1"),
+        ("day", true, "2024-02-28"),
+        ("short", true, "äöü"),
+        ("part", true, "x\nab</x"),
+        ("unit", true, "km"),
+        ("maybe", true, "m"),
+        ("maybe", false, "null"),
+        ("maybe", false, "-12"),
+        ("any", true, "</any>"),
+        ("any", false, "[{}]"),
+        ("any", false, "\"x\""),
+        ("list", false, "[]"),
+        ("list", false, "[\"m\", \"km\"]"),
+        ("list", false, "[\n  \"m\"\n]"),
+    ];
+    let bad: [(&str, bool, &str); 13] = [
+        ("code", true, "AB12"),
+        ("day", true, "2024-02-30"),
+        ("short", true, ""),
+        ("short", true, "four"),
+        ("part", true, "a b"),
+        ("unit", true, "mi"),
+        ("unit", false, "\"m\""),
+        ("maybe", true, "null"),
+        ("maybe", false, "\"m\""),
+        ("maybe", false, "1.5"),
+        ("any", false, "x"),
+        ("list", false, "[\"mi\"]"),
+        ("list", true, "[]"),
+    ];
+    for strict in [false, true] {
+        let form = one(&parameters, strict);
+        assert_eq!(nano().compile(&form).warnings(), [""; 0]);
+        for parameter in good {
+            let answer = block(&[call("f", &[parameter])]);
+            nano().accepts(&form, &answer).unwrap_or_else(|e| panic!("{e}"));
+        }
+        for parameter in bad {
+            let answer = block(&[call("f", &[parameter])]);
+            assert!(nano().accepts(&form, &answer).is_err(), "{parameter:?} passed");
+        }
+    }
+}
+
+#[test]
+fn schemas_beyond_the_compiler_are_refused_only_where_they_are_strict() {
+    let odd = json!({"type": "object", "properties": {
+        "a": {"type": "array", "uniqueItems": true},
+        "b": {"type": "string", "pattern": "(?=x)y"},
+    }});
+    let error = nano().grammars.compile(&one(&odd, true)).err().unwrap().to_string();
+    assert!(error.contains("function \"f\"#/properties/a: the keyword \"uniqueItems\""), "{error}");
+    let form = one(&odd, false);
+    let warnings = nano().compile(&form).warnings().join("; ");
+    assert!(warnings.contains("uniqueItems") && warnings.contains("look-around"), "{warnings}");
+    let answer = block(&[call("f", &[("b", true, "any"), ("a", false, "[1,1]")])]);
+    nano().accepts(&form, &answer).unwrap();
+
+    let unreachable = json!({"properties": {"a": {"$ref": "#/nowhere"}}});
+    let form = one(&unreachable, false);
+    let warnings = nano().compile(&form).warnings().join("; ");
+    assert!(warnings.contains("of functions, only types are enforced"), "{warnings}");
+    nano().accepts(&form, &block(&[call("f", &[("a", false, "{\"x\": 1}")])])).unwrap();
+    assert!(nano().grammars.compile(&one(&unreachable, true)).is_err());
+    let either = json!({"anyOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]});
+    assert!(nano().grammars.compile(&one(&either, true)).is_err());
+    let both = block(&[call("f", &[("b", false, "1"), ("a", true, "x")])]);
+    nano().accepts(&one(&either, false), &both).unwrap();
+}
+
+#[test]
+fn many_parameters_keep_their_order() {
+    let properties: Map<String, Value> =
+        (0..70).map(|i| (format!("p{i}"), json!({"type": "integer"}))).collect();
+    let form = one(&json!({"properties": properties, "required": ["p3"]}), false);
+    let parameter = |key| (key, false, "1");
+    let answer = block(&[call("f", &["p0", "p3", "p69"].map(parameter))]);
+    nano().accepts(&form, &answer).unwrap();
+    for keys in [vec!["p4", "p3"], vec!["p0"], vec!["p3", "p3"], vec!["p3", "p70"]] {
+        let parameters: Vec<_> = keys.into_iter().map(parameter).collect();
+        assert!(nano().accepts(&form, &block(&[call("f", &parameters)])).is_err());
+    }
+}
+
+#[test]
+fn unknown_parameters_come_where_the_schema_wants_them() {
+    let open = json!({"properties": {"a": {"type": "integer"}},
+        "additionalProperties": {"type": "boolean"}});
+    let form = one(&open, false);
+    for (parameters, is_good) in [
+        (vec![("b", false, "true"), ("a", false, "1"), ("aa", false, "false")], true),
+        (vec![("b", false, "1")], false),
+        (vec![("a", false, "true")], false),
+        (vec![("b\"", false, "true")], false),
+    ] {
+        let accepted = nano().accepts(&form, &block(&[call("f", &parameters)]));
+        assert_eq!(accepted.is_ok(), is_good, "{parameters:?}: {accepted:?}");
+    }
+}
+
+#[test]
+fn one_call_is_one_call() {
+    let functions = Functions { parallel: false, ..functions() };
+    let form = form(Calls::Required(functions));
+    let time = call("get_time", &[]);
+    nano().accepts(&form, &block(std::slice::from_ref(&time))).unwrap();
+    assert!(nano().accepts(&form, &block(&[time.clone(), time])).is_err());
+}
+
+#[test]
+fn a_prompt_may_end_inside_the_block() {
+    let form = form(Calls::Required(Functions { is_open: true, ..functions() }));
+    let whole = block(&[call("get_time", &[])]);
+    let rest = whole.strip_prefix("\n\n<｜DSML｜tool_calls>\n").unwrap();
+    nano().accepts(&form, rest).unwrap();
+    assert!(nano().accepts(&form, &whole).is_err());
+}
+
+#[test]
+fn an_answer_with_a_form_may_be_calls_instead() {
+    let answer = Answer::JsonSchema(json!({"type": "object", "required": ["a"]}));
+    let form = Form { answer, ..form(Calls::Allowed(functions())) };
+    assert!(!form.is_guard());
+    nano().accepts(&form, "{\"a\": 1}").unwrap();
+    nano().accepts(&form, &block(&[call("get_time", &[])])).unwrap();
+    for bad in ["{}", "Hello", "{\"a\":1}\n\n<｜DSML｜tool_calls>"] {
+        assert!(nano().accepts(&form, bad).is_err(), "{bad}");
+    }
+}
+
+/// A random function: parameters of random types, some of them required.
+fn random_function(random: &mut Random) -> Map<String, Value> {
+    let types = [
+        json!({"type": "string"}),
+        json!({"type": "string", "minLength": 1, "maxLength": 9}),
+        json!({"enum": ["x", "xy", "x</y"]}),
+        json!({"type": "integer", "minimum": -5, "maximum": 50}),
+        json!({"type": ["number", "null"]}),
+        json!({"type": "boolean"}),
+        json!({"anyOf": [{"type": "string", "maxLength": 4}, {"type": "array",
+            "items": {"type": "boolean"}, "maxItems": 2}]}),
+        json!({"type": "object", "properties": {"k": {"type": "integer"}}, "required": ["k"],
+            "additionalProperties": false}),
+        json!({}),
+    ];
+    let properties: Map<String, Value> =
+        (0..random.below(6)).map(|i| (format!("p{i}"), random.choose(&types).clone())).collect();
+    let required: Vec<&String> = properties.keys().filter(|_| random.chance(50)).collect();
+    function(json!({
+        "name": format!("f{}", random.below(3)),
+        "parameters": {
+            "type": "object", "properties": properties, "required": required,
+            "additionalProperties": random.chance(20),
+        },
+    }))
+}
+
+#[test]
+fn random_calls_of_random_functions_are_valid() {
+    let mut finished = 0;
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let function = random_function(&mut random);
+        let schema = &function["parameters"];
+        let is_open = random.chance(50);
+        let declared = vec![function.clone()];
+        let functions = Functions { declared, parallel: random.chance(50), is_open };
+        let mut constraint = nano().begin(&form(Calls::Required(functions)));
+        let Some(ids) = walk(nano(), &mut constraint, &mut random, 500) else { continue };
+        finished += 1;
+        let names = Declared::Names(vec![function["name"].as_str().unwrap().to_owned()]);
+        let outcome = parse(nano(), &ids, names, is_open);
+        let context = format!("{seed}: {:?} for {schema}", text(nano(), &ids));
+        assert!(outcome.complete_calls().count() > 0, "{context}");
+        assert_eq!(outcome.complete_calls().count(), outcome.calls.len(), "{context}");
+        for call in outcome.calls {
+            let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
+            assert_eq!(validate::errors(schema, schema, &arguments), [""; 0], "{context}");
+        }
+    }
+    assert!(finished >= 45, "only {finished} of 60 walks came to an end");
 }

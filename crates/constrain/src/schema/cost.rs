@@ -15,8 +15,13 @@ use crate::{Error, limits};
 /// Refuses a schema that would take too many nodes.
 pub(super) fn check(schema: &Value, path: &str) -> Result<(), Error> {
     let mut estimate =
-        Estimate { root: schema, inlined: HashMap::new(), referenced: HashMap::new() };
+        Estimate { root: schema, inlined: HashMap::new(), referenced: HashMap::new(), patterns: 0 };
     let mut nodes = estimate.size(schema, false).nodes;
+    let (n, max) = (estimate.patterns, limits::SCHEMA_PATTERNS_MAX);
+    if n > max {
+        let message = format!("{n} patterns for one string; the limit is {max}");
+        return Err(Error::complex(path, message));
+    }
     for found in estimate.referenced.values() {
         nodes = nodes.saturating_add(found.map_or(0, |size| size.nodes));
     }
@@ -35,9 +40,11 @@ pub(super) fn check(schema: &Value, path: &str) -> Result<(), Error> {
 struct Size {
     width: u64,
     nodes: u64,
+    /// Patterns that a string must match in one of the alternatives.
+    patterns: u64,
 }
 
-const ONE: Size = Size { width: 1, nodes: 1 };
+const ONE: Size = Size { width: 1, nodes: 1, patterns: 0 };
 
 impl Size {
     fn both(self, other: Self) -> Self {
@@ -45,6 +52,7 @@ impl Size {
         Self {
             width: self.width.saturating_mul(other.width),
             nodes: nodes(self, other).saturating_add(nodes(other, self)),
+            patterns: self.patterns.saturating_add(other.patterns),
         }
     }
 }
@@ -55,6 +63,8 @@ struct Estimate<'a> {
     inlined: HashMap<&'a str, Option<Size>>,
     /// Targets of references that stay references.
     referenced: HashMap<&'a str, Option<Size>>,
+    /// The most patterns that any string must match.
+    patterns: u64,
 }
 
 impl<'a> Estimate<'a> {
@@ -69,10 +79,10 @@ impl<'a> Estimate<'a> {
         for (key, value) in members {
             let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
             match key.as_str() {
-                "const" => size = size.both(Size { width: 1, nodes: values(value) }),
+                "const" => size = size.both(Size { nodes: values(value), ..ONE }),
                 "enum" => {
                     let nodes = list.iter().map(values).sum();
-                    size = size.both(Size { width: list.len() as u64, nodes });
+                    size = size.both(Size { width: list.len() as u64, nodes, patterns: 0 });
                 }
                 "anyOf" | "oneOf" => {
                     let any = self.any(list, is_inlined);
@@ -87,27 +97,28 @@ impl<'a> Estimate<'a> {
                 _ => {}
             }
         }
+        self.patterns = self.patterns.max(size.patterns);
         size
     }
 
     fn any(&mut self, list: &'a [Value], is_inlined: bool) -> Size {
-        let mut any = Size { width: 0, nodes: 1 };
+        let mut any = Size { width: 0, nodes: 1, patterns: 0 };
         for schema in list {
             let one = self.size(schema, is_inlined);
             any.width = any.width.saturating_add(one.width);
             any.nodes = any.nodes.saturating_add(one.nodes);
+            any.patterns = any.patterns.max(one.patterns);
         }
         any
     }
 
     /// The keywords that are not combinations.
     fn own(&mut self, members: &'a Map<String, Value>, is_inlined: bool) -> Size {
-        let width = match members.get("type") {
+        let mut nodes = match members.get("type") {
             None => 6,
             Some(Value::Array(types)) => types.len() as u64,
             Some(_) => 1,
         };
-        let mut nodes = width;
         for (key, value) in members {
             match (key.as_str(), value) {
                 ("properties" | "patternProperties", Value::Object(schemas)) => {
@@ -126,7 +137,9 @@ impl<'a> Estimate<'a> {
                 _ => {}
             }
         }
-        Size { width, nodes }
+        // Types are alternatives that do not multiply: what is of two types is nothing.
+        let has = |key: &str| u64::from(members.contains_key(key));
+        Size { width: 1, nodes, patterns: has("pattern") + has("format") }
     }
 
     fn reference(&mut self, reference: &'a Value, is_inlined: bool) -> Size {
@@ -213,5 +226,15 @@ mod tests {
         let schema = json!({"$ref": "#/$defs/0", "$defs": definitions});
         let error = check(&schema, "x").unwrap_err().to_string();
         assert!(error.contains("the limit is"), "{error}");
+    }
+
+    #[test]
+    fn patterns_that_meet_in_one_string_are_counted() {
+        let pattern = json!({"type": "string", "pattern": "a.{9}b"});
+        let apart = json!({"items": {"anyOf": vec![&pattern; 9]}});
+        check(&apart, "x").unwrap();
+        let together = json!({"items": {"allOf": vec![&pattern; 9]}});
+        let error = check(&together, "x").unwrap_err().to_string();
+        assert_eq!(error, "x: 9 patterns for one string; the limit is 4");
     }
 }

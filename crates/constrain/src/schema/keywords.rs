@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::formats;
 use crate::form::Rigour;
-use crate::{Error, pattern};
+use crate::{Error, limits, pattern};
 
 /// Keywords with a meaning that cannot be enforced token by token, or that the compiler lacks.
 const NOT_ENFORCED: [&str; 19] = [
@@ -37,13 +37,15 @@ pub(super) fn settle(
     rigour: Rigour,
     warnings: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let mut settling = Settling { rigour, warnings };
+    let mut settling = Settling { rigour, warnings, steps: Vec::new() };
     settling.schema(schema, &format!("{path}#"))
 }
 
 struct Settling<'a> {
     rigour: Rigour,
     warnings: &'a mut Vec<String>,
+    /// The different values of `multipleOf` so far: any two may meet in one number.
+    steps: Vec<f64>,
 }
 
 impl Settling<'_> {
@@ -64,6 +66,8 @@ impl Settling<'_> {
             }
             members.shift_remove(&keyword);
         }
+        check_width(members, path)?;
+        self.numbers(members, path)?;
         self.format(members, path)?;
         self.pattern(members, path)?;
         for (key, value) in members.iter_mut() {
@@ -103,7 +107,7 @@ impl Settling<'_> {
 
     fn format(&mut self, members: &mut Map<String, Value>, path: &str) -> Result<(), Error> {
         let Some(Value::String(format)) = members.get("format") else { return Ok(()) };
-        if !formats::is_known(format) {
+        if formats::pattern(format).is_none() {
             self.report(path, &format!("the format {format:?} is not supported"))?;
             members.shift_remove("format");
         }
@@ -111,7 +115,7 @@ impl Settling<'_> {
     }
 
     fn pattern(&mut self, members: &mut Map<String, Value>, path: &str) -> Result<(), Error> {
-        let check = |text: &str| pattern::to_lark(text, pattern::Meaning::Somewhere).err();
+        let check = |text: &str| pattern::settle(text, pattern::Meaning::Somewhere).err();
         if let Some(Value::String(text)) = members.get("pattern")
             && let Some(what) = check(text)
         {
@@ -127,6 +131,52 @@ impl Settling<'_> {
         Ok(())
     }
 
+    /// Numbers that the compiler can count with.
+    fn numbers(&mut self, members: &mut Map<String, Value>, path: &str) -> Result<(), Error> {
+        for keyword in ["maxLength", "maxItems", "maxProperties"] {
+            if members.get(keyword).and_then(Value::as_f64).is_some_and(is_beyond_counts) {
+                // As good as no limit.
+                members.shift_remove(keyword);
+            }
+        }
+        for keyword in ["minLength", "minItems", "minProperties"] {
+            let is_beyond =
+                members.get(keyword).and_then(Value::as_f64).is_some_and(is_beyond_counts);
+            self.drop_if(is_beyond, keyword, members, path)?;
+        }
+        for keyword in ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"] {
+            let bound = members.get(keyword).and_then(Value::as_f64);
+            let is_beyond = bound.is_some_and(|x| x.abs() > limits::SCHEMA_NUMBER_MAX);
+            self.drop_if(is_beyond, keyword, members, path)?;
+        }
+        if let Some(step) = members.get("multipleOf").and_then(Value::as_f64) {
+            if !self.steps.contains(&step) {
+                self.steps.push(step);
+            }
+            let is_beyond = remainders(&self.steps) > limits::SCHEMA_STEPS_MAX;
+            self.drop_if(is_beyond, "multipleOf", members, path)?;
+            if is_beyond {
+                self.steps.pop();
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_if(
+        &mut self,
+        is_beyond: bool,
+        keyword: &str,
+        members: &mut Map<String, Value>,
+        path: &str,
+    ) -> Result<(), Error> {
+        if is_beyond {
+            let value = &members[keyword];
+            self.report(path, &format!("the keyword {keyword:?} with {value} is not supported"))?;
+            members.shift_remove(keyword);
+        }
+        Ok(())
+    }
+
     fn report(&mut self, path: &str, message: &str) -> Result<(), Error> {
         match self.rigour {
             Rigour::Strict => Err(Error::schema(path, message)),
@@ -135,5 +185,109 @@ impl Settling<'_> {
                 Ok(())
             }
         }
+    }
+}
+
+/// Refuses lists of schemas that are too long.
+fn check_width(members: &Map<String, Value>, path: &str) -> Result<(), Error> {
+    let max = limits::SCHEMA_WIDTH_MAX;
+    for keyword in ["properties", "patternProperties", "anyOf", "oneOf", "allOf"] {
+        let n = match members.get(keyword) {
+            Some(Value::Object(schemas)) => schemas.len(),
+            Some(Value::Array(schemas)) => schemas.len(),
+            _ => 0,
+        };
+        if n > max {
+            let message = format!("{n} schemas in {keyword:?}; the limit is {max}");
+            return Err(Error::complex(path, message));
+        }
+    }
+    Ok(())
+}
+
+fn is_beyond_counts(count: f64) -> bool {
+    count > limits::SCHEMA_COUNT_MAX as f64
+}
+
+/// An upper bound of the least common multiple of these numbers, in units of the last digit that
+/// any of them has.
+fn remainders(steps: &[f64]) -> f64 {
+    let unit = |step: f64| (0..10).map(|e| 10f64.powi(-e)).find(|unit| is_whole(step / unit));
+    let Some(units) = steps.iter().map(|step| unit(*step)).collect::<Option<Vec<f64>>>() else {
+        return f64::INFINITY;
+    };
+    let finest = units.into_iter().fold(1.0, f64::min);
+    steps.iter().map(|step| (step / finest).max(1.0)).product()
+}
+
+fn is_whole(x: f64) -> bool {
+    (x - x.round()).abs() < 1e-6 && x.round() >= 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn strict(schema: &Value) -> String {
+        let settled = settle(&mut schema.clone(), "s", Rigour::Strict, &mut Vec::new());
+        settled.err().map_or_else(String::new, |e| e.to_string())
+    }
+
+    #[test]
+    fn what_is_not_enforced_is_named_with_its_place() {
+        for (schema, message) in [
+            (json!({"type": "object", "properties": {"not": {"type": "string"}}}), ""),
+            (json!({"enum": [{"not": 1}], "default": {"if": 1}, "examples": [{"not": 1}]}), ""),
+            (json!({"uniqueItems": false}), ""),
+            (
+                json!({"items": {"properties": {"a": {"not": {}}}}}),
+                "s#/items/properties/a: the keyword \"not\" is not supported",
+            ),
+            (
+                json!({"anyOf": [{}, {"uniqueItems": true}]}),
+                "s#/anyOf/1: the keyword \"uniqueItems\" is not supported",
+            ),
+            (
+                json!({"$defs": {"x": {"format": "color"}}}),
+                "s#/$defs/x: the format \"color\" is not supported",
+            ),
+            (json!({"pattern": "a\\b"}), "s#: \"pattern\": a word boundary or a multi-line anchor"),
+            (json!({"properties": []}), "s#/properties: must be an object of schemas"),
+            (json!({"anyOf": {}}), "s#/anyOf: must be a list of schemas"),
+            (
+                json!({"items": {"properties": {"a": 1}}}),
+                "s#/items/properties/a: a schema is an object or a boolean",
+            ),
+            (json!({"minimum": 1e300}), "s#: the keyword \"minimum\" with 1e+300 is not supported"),
+            (
+                json!({"multipleOf": 99_999_989}),
+                "s#: the keyword \"multipleOf\" with 99999989 is not supported",
+            ),
+            (
+                json!({"properties": {"a": {"multipleOf": 101}, "b": {"multipleOf": 103}}}),
+                "s#/properties/b: the keyword \"multipleOf\" with 103 is not supported",
+            ),
+            (json!({"properties": {"a": {"multipleOf": 0.01}, "b": {"multipleOf": 0.5}}}), ""),
+            (json!({"maxLength": 1e12}), ""),
+        ] {
+            assert_eq!(strict(&schema), message, "{schema}");
+        }
+    }
+
+    #[test]
+    fn the_lenient_reader_keeps_the_rest() {
+        let mut schema =
+            json!({"type": "array", "uniqueItems": true, "items": {"not": {}, "type": "null"}});
+        let mut warnings = Vec::new();
+        settle(&mut schema, "s", Rigour::Lenient, &mut warnings).unwrap();
+        assert_eq!(schema, json!({"type": "array", "items": {"type": "null"}}));
+        assert_eq!(
+            warnings,
+            [
+                "s#: the keyword \"uniqueItems\" is not supported; not enforced",
+                "s#/items: the keyword \"not\" is not supported; not enforced",
+            ]
+        );
     }
 }

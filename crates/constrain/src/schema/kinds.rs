@@ -33,7 +33,7 @@ impl Kinds {
         Self(self.0 & !kinds.0)
     }
 
-    fn or(self, kinds: Self) -> Self {
+    pub(crate) fn or(self, kinds: Self) -> Self {
         Self(self.0 | kinds.0)
     }
 

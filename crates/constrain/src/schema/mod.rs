@@ -33,6 +33,9 @@ pub(crate) struct Prepared {
 /// Checks a schema that stands at `path`; with [`Rigour::Lenient`], without what is not enforced.
 pub(crate) fn prepare(schema: &Value, path: &str, rigour: Rigour) -> Result<Prepared, Error> {
     check_size(schema, path)?;
+    if schema == &Value::Bool(false) {
+        return Err(Error::schema(path, "no answer satisfies this schema"));
+    }
     let mut schema = schema.clone();
     if let Value::Object(object) = &mut schema {
         // The compiler's own options are not the client's to set.
@@ -84,7 +87,6 @@ impl Reading {
     pub(crate) fn of(self, schema: Value) -> Value {
         let mut object = match schema {
             Value::Object(object) => object,
-            Value::Bool(false) => Map::from_iter([("not".into(), json!({}))]),
             _ => Map::new(),
         };
         let is_lenient = self.rigour == Rigour::Lenient;

@@ -1,6 +1,7 @@
 //! Which texts a string parameter may be: tool calls write strings as they are, not as JSON, so the
 //! schema compiler cannot be asked.
 
+use llguidance::derivre::{Regex, RegexAst, RegexBuilder};
 use serde_json::Value;
 
 use super::{Walk, formats, resolve, steps};
@@ -10,6 +11,9 @@ use crate::pattern::{self, Meaning};
 /// Alternatives that combinations of schemas may multiply to.
 const ALTERNATIVES_MAX: usize = 64;
 
+/// Work that finding out whether any text matches may take.
+const FUEL: u64 = 20_000;
+
 /// Texts: any that one of the alternatives allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Texts(Vec<Alternative>);
@@ -18,23 +22,31 @@ pub(crate) struct Texts(Vec<Alternative>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Alternative {
     literals: Option<Vec<String>>,
-    /// Terminals of Lark.
+    /// Patterns of whole texts.
     parts: Vec<String>,
 }
 
 /// How much of a schema counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Depth {
-    /// Enumerations.
-    Values,
-    /// Patterns, formats and lengths too.
+    /// Types, and which texts an enumeration lists.
+    Types,
+    /// Whatever decides whether a string, a whole number, a truth value or null is valid: what is
+    /// valid passes however it is written.
+    Scalars,
+    /// All: formats, which are no more than remarks to others, and what is inside objects.
     All,
 }
 
 impl Texts {
     /// The texts of the strings of a schema, or why they cannot be told.
     pub(crate) fn of(root: &Value, schema: &Value, depth: Depth) -> Result<Self, String> {
-        Reader { root, depth }.read(schema, Walk::new(&steps())).map(Self)
+        let alternatives = Reader { root, depth }.read(schema, Walk::new(&steps()))?;
+        let mut texts = Vec::new();
+        for alternative in alternatives {
+            texts.extend(alternative.settle()?);
+        }
+        Ok(Self(texts))
     }
 
     /// All texts.
@@ -65,13 +77,37 @@ impl Alternative {
         (!is_empty).then_some(Self { literals, parts })
     }
 
+    /// The alternative without literals that do not match its patterns; nothing, if no text does.
+    fn settle(self) -> Result<Option<Self>, String> {
+        if self.parts.is_empty() {
+            return Ok(Some(self));
+        }
+        let mut regex = self.regex()?;
+        let Some(mut literals) = self.literals else {
+            return Ok((!regex.always_empty()).then_some(self));
+        };
+        literals.retain(|text| regex.is_match(text));
+        let rest = Self { literals: Some(literals), parts: Vec::new() };
+        Ok(rest.literals.as_ref().is_some_and(|texts| !texts.is_empty()).then_some(rest))
+    }
+
+    /// All its patterns as one.
+    fn regex(&self) -> Result<Regex, String> {
+        let parts = self.parts.iter().cloned().map(RegexAst::Regex).collect();
+        let mut builder = RegexBuilder::new();
+        let all = builder.mk(&RegexAst::And(parts)).map_err(|e| e.to_string())?;
+        let regex = builder.to_regex_limited(all, FUEL);
+        regex.map_err(|_| "its patterns are too complex together".into())
+    }
+
     fn to_lark(&self) -> String {
         let literals = self.literals.as_ref().map(|texts| {
             let texts: Vec<String> = texts.iter().map(|text| lark::literal(text)).collect();
             format!("({})", texts.join(" | "))
         });
-        let all: Vec<String> = literals.into_iter().chain(self.parts.iter().cloned()).collect();
-        if all.is_empty() { lark::ANY.to_owned() } else { format!("({})", all.join(" & ")) }
+        let parts = self.parts.iter().map(|part| lark::regex(part));
+        let all: Vec<String> = literals.into_iter().chain(parts).collect();
+        if all.is_empty() { lark::regex(lark::ANY) } else { format!("({})", all.join(" & ")) }
     }
 }
 
@@ -123,13 +159,14 @@ impl Reader<'_> {
     /// The keywords for strings.
     fn demand(&self, schema: &Value) -> Result<Alternative, String> {
         let mut parts = Vec::new();
-        if self.depth == Depth::All {
+        if self.depth >= Depth::Scalars {
             if let Some(text) = schema.get("pattern").and_then(Value::as_str) {
-                parts.push(pattern::to_lark(text, Meaning::Somewhere)?);
+                parts.push(pattern::settle(text, Meaning::Somewhere)?);
             }
             let format = schema.get("format").and_then(Value::as_str);
+            let format = format.filter(|_| self.depth == Depth::All);
             if let Some(text) = format.and_then(formats::pattern) {
-                parts.push(pattern::to_lark(&text, Meaning::Whole)?);
+                parts.push(pattern::settle(text, Meaning::Whole)?);
             }
             let number = |key| schema.get(key).and_then(Value::as_u64);
             match (number("minLength").unwrap_or(0), number("maxLength")) {
@@ -180,16 +217,19 @@ mod tests {
 
     #[test]
     fn strings_are_told_from_schemas() {
-        check(&json!({}), lark::ANY);
-        check(&json!({"type": ["null", "string"]}), lark::ANY);
+        check(&json!({}), "/(?s:.*)/");
+        check(&json!({"type": ["null", "string"]}), "/(?s:.*)/");
         check(&json!({"type": "integer"}), "");
         check(&json!({"enum": ["a", 2, "b\""]}), r#"(("a" | "b\""))"#);
         check(&json!({"$ref": "#/$defs/s", "enum": ["y", "z"]}), r#"(("y"))"#);
         check(&json!({"anyOf": [{"const": "a"}, {"type": "null"}]}), r#"(("a"))"#);
         check(&json!({"pattern": "^a$", "maxLength": 3}), "(/(?:^a$)/ & /(?s:.{0,3})/)");
+        check(&json!({"pattern": "^a+$", "enum": ["a", "b", "aa"], "maxLength": 1}), r#"(("a"))"#);
+        check(&json!({"pattern": "^a+$", "enum": ["b"]}), "");
+        check(&json!({"pattern": "^a{3}$", "maxLength": 2}), "");
         check(&json!({"$ref": "#/$defs/loop"}), "its references lead too far");
         check(&json!({"$ref": "#/nowhere"}), "\"$ref\": \"#/nowhere\" is not there");
-        let loose = Texts::of(&json!({}), &json!({"pattern": "^a$"}), Depth::Values);
+        let loose = Texts::of(&json!({}), &json!({"pattern": "^a$"}), Depth::Types);
         assert_eq!(loose, Ok(Texts::any()));
     }
 }
