@@ -137,9 +137,9 @@ fn tokens(ids: &[Value], path: &str) -> Result<RawPrompt, RequestError> {
 }
 
 impl RawCompletion {
-    /// The token ids of every prompt. Text begins with the beginning of a sentence; text that spells
-    /// it at its start has been rendered by somebody else, and all its control tokens count. Token
-    /// ids stay as they are.
+    /// The token ids of every prompt. Text gets a beginning of sentence in front; text that spells
+    /// it at its start was rendered by somebody else, and all its control tokens count. Token ids
+    /// stay as they are.
     pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, RequestError> {
         self.prompts.iter().map(|prompt| self.encode_one(tokenizer, prompt)).collect()
     }

@@ -251,7 +251,8 @@ fn check_parameters(function: &mut Map<String, Value>) -> Result<(), RequestErro
     let Some(parameters) = parameters else { return Ok(()) };
     if !matches!(parameters, Value::Object(_) | Value::Bool(_)) {
         return Err(RequestError::invalid(format!(
-            "Invalid schema for function '{}': {parameters} is not of types \"boolean\", \"object\"",
+            "Invalid schema for function '{}': {parameters} is not of types \"boolean\", \
+             \"object\"",
             name(function)
         )));
     }

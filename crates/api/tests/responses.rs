@@ -40,7 +40,8 @@ fn items_become_turns() {
             {"type": "output_text", "text": "b"}, {"type": "refusal", "refusal": "no"},
         ]},
         {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
-        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "more"}]},
+        {"type": "reasoning", "summary": [],
+         "content": [{"type": "reasoning_text", "text": "more"}]},
         {"type": "custom_tool_call", "call_id": "2", "name": "apply_patch", "input": "*** Begin"},
         {"type": "function_call_output", "call_id": "1", "output": [
             {"type": "input_text", "text": "o1"}, {"type": "input_text", "text": "o2"},
@@ -57,7 +58,8 @@ fn items_become_turns() {
         [
             "System||sys|",
             "Developer||dev|",
-            "User||a\n\n[Unsupported Image]\n\n[Unsupported Document]\n\n[Unsupported input_audio]|",
+            "User||a\n\n[Unsupported Image]\n\n[Unsupported Document]\n\n\
+             [Unsupported input_audio]|",
             "Assistant|sum\nmore|b\n\nno|f,apply_patch",
             "Tool||o1\n\no2|",
             "Tool||done|",
