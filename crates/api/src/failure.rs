@@ -227,7 +227,8 @@ mod tests {
         assert_eq!(
             error.body(Api::Messages).to_string(),
             "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\
-             \"message\":\"prompt is too long: 9 tokens > 8 maximum\",\"n_prompt_tokens\":9,\"n_ctx\":8},\
+             \"message\":\"prompt is too long: 9 tokens > 8 maximum\",\
+             \"n_prompt_tokens\":9,\"n_ctx\":8},\
              \"request_id\":\"req_1\"}"
         );
         let down = ApiError::shutting_down();

@@ -176,7 +176,8 @@ fn failures_after_the_headers() {
         responses.last().unwrap(),
         "event: response.failed data: {\"type\":\"response.failed\",\"sequence_number\":8,\
          \"response\":{\"id\":\"resp_1\",\"object\":\"response\",\"created_at\":0,\
-         \"status\":\"failed\",\"model\":\"deepseek-v4-flash\",\"error\":{\"code\":\"server_error\",\
+         \"status\":\"failed\",\"model\":\"deepseek-v4-flash\",\
+         \"error\":{\"code\":\"server_error\",\
          \"message\":\"boom\"},\"output\":[{\"id\":\"msg_10000\",\"type\":\"message\",\
          \"status\":\"incomplete\",\"role\":\"assistant\",\"content\":[{\"type\":\"output_text\",\
          \"text\":\"a\",\"annotations\":[]}]}]}}"
@@ -230,7 +231,10 @@ fn log_probabilities_go_with_their_text() {
         (data(&frames), writer.finish(&Finish::Stop, &USAGE))
     };
     let entry = |text: &str, logprob: f64| {
-        let of = |text: &str, logprob: f64| json!({"token": text, "logprob": logprob, "bytes": text.as_bytes()});
+        let of = |text: &str, logprob: f64| {
+            let bytes = text.as_bytes();
+            json!({"token": text, "logprob": logprob, "bytes": bytes})
+        };
         let mut entry = of(text, logprob);
         entry["top_logprobs"] = json!([of(text, logprob), of("z", -9.5)]);
         entry
