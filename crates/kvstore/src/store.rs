@@ -443,7 +443,8 @@ impl Inner {
         }
     }
 
-    /// Names of usable files whose map has one of `ids`. The first call reads every map.
+    /// Names of usable files whose maps together have those of `ids` that any has. The first call
+    /// reads every map.
     fn files_with(&self, ids: &[&str]) -> Vec<String> {
         let mut state = self.lock();
         self.scan(&mut state);
@@ -456,11 +457,15 @@ impl Inner {
                 state.note_tools(&name, &tools.unwrap_or_default());
             }
         }
-        let State { index, .. } = &*state;
+        let index = &state.index;
         let files = index.tool_files.as_ref().expect("filled above");
-        let mut names: Vec<String> =
-            ids.iter().filter_map(|id| files.get(*id)).flatten().cloned().collect();
-        names.retain(|name| index.entries.get(name).is_some_and(|e| e.is_usable));
+        // Of several files that have a call the longest has most others too.
+        let longest = |id: &&str| {
+            let entries = files.get(*id)?.iter().filter_map(|name| index.entries.get(name));
+            let longest = entries.filter(|e| e.is_usable).max_by_key(|e| e.header.tokens)?;
+            Some(longest.name.clone())
+        };
+        let mut names: Vec<String> = ids.iter().filter_map(longest).collect();
         names.sort_unstable();
         names.dedup();
         names

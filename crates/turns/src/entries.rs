@@ -109,7 +109,10 @@ impl Turns {
             let Some(text) = literal(self.tokenizer(), span.ids) else { return };
             let keys = names.get(text.as_bytes()).into_iter().flatten();
             for key in keys.filter_map(|id| visible_key(id)) {
-                self.memory().insert(turn.clone(), &[], Some(key));
+                let mut memory = self.memory();
+                if !memory.knows_visible(&key) {
+                    memory.insert(turn.clone(), &[], Some(key));
+                }
             }
             return;
         }
@@ -117,7 +120,10 @@ impl Turns {
         // Were the same calls made twice, nobody knows which ids belong to which turn.
         if ids.len() == turn.n_calls() {
             let ids: Vec<String> = ids.iter().map(|&id| id.to_owned()).collect();
-            self.memory().insert(turn, &ids, None);
+            let mut memory = self.memory();
+            if !ids.iter().all(|id| memory.knows_call(id)) {
+                memory.insert(turn, &ids, None);
+            }
         }
     }
 

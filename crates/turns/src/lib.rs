@@ -37,6 +37,7 @@ mod visible;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use ds4_kvstore::KvStore;
 use ds4_model::TokenId;
 use ds4_text::Tokenizer;
 
@@ -78,13 +79,20 @@ pub struct Turns {
     tokenizer: Arc<Tokenizer>,
     options: Options,
     memory: Mutex<Memory>,
+    disk: Option<KvStore>,
 }
 
 impl Turns {
     /// An empty memory.
     pub fn new(tokenizer: Arc<Tokenizer>, options: Options) -> Self {
         let memory = Mutex::new(Memory::new(options.ids_max, options.bytes_max));
-        Self { tokenizer, options, memory }
+        Self { tokenizer, options, memory, disk: None }
+    }
+
+    /// The same memory over a disk cache, in whose files it looks for turns it does not know.
+    #[must_use]
+    pub fn with_disk(self, disk: KvStore) -> Self {
+        Self { disk: Some(disk), ..self }
     }
 
     /// The tokenizer of its tokens.
@@ -101,11 +109,11 @@ impl Turns {
         else {
             return;
         };
-        if !turn.was_said(said) {
+        if !turn.was_said(said, !opened.ids.is_empty()) {
             return;
         }
         turn.close_block(&self.tokenizer);
-        let visible = said.call_ids.is_empty().then(|| next.visible.answer(said.content));
+        let visible = said.call_ids.is_empty().then(|| next.visible.answer(turn.content()));
         self.memory().insert(turn, said.call_ids, visible);
     }
 

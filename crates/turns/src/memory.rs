@@ -129,6 +129,16 @@ impl Memory {
         self.turns.get(&number?).cloned()
     }
 
+    /// Whether a call is known.
+    pub(crate) fn knows_call(&self, id: &str) -> bool {
+        self.by_call.contains_key(id)
+    }
+
+    /// Whether the turn in this place is known.
+    pub(crate) fn knows_visible(&self, key: &VisibleKey) -> bool {
+        self.by_visible.contains_key(key)
+    }
+
     /// The turn without calls that was said in this place.
     pub(crate) fn by_visible(&mut self, key: &VisibleKey) -> Option<Arc<Kept>> {
         let number = self.by_visible.get(key)?;

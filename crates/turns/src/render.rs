@@ -5,6 +5,7 @@ use ds4_text::parse::{Declared, ParserOptions};
 use ds4_text::{Conversation, Error, Message, Profile, Prompt, Role, Tail, render};
 
 use crate::cuts::{Cuts, cuts};
+use crate::entries::turn_id;
 use crate::visible::Visible;
 use crate::{Found, Note, Turns};
 
@@ -75,6 +76,7 @@ impl Turns {
     /// Finds what was sampled for the answers in a history; also the visible hash of all messages
     /// but an answer that is still open.
     fn attach(&self, conversation: &mut Conversation) -> (Visible, Vec<Note>) {
+        self.recall(&conversation.messages);
         let (mut visible, mut notes) = (Visible::default(), Vec::new());
         for (ix, message) in conversation.messages.iter_mut().enumerate() {
             if message.role == Role::Assistant {
@@ -89,6 +91,33 @@ impl Turns {
             visible.push(message);
         }
         (visible, notes)
+    }
+
+    /// Learns turns of a history that are not in memory from the files that have them.
+    fn recall(&self, messages: &[Message]) {
+        let Some(disk) = self.disk.as_ref().filter(|_| self.options.replay) else { return };
+        let mut visible = Visible::default();
+        let mut unknown: Vec<String> = Vec::new();
+        for message in messages {
+            if message.role == Role::Assistant && message.tail == Tail::Closed {
+                let memory = self.memory();
+                if message.calls.is_empty() {
+                    let key = visible.answer(&message.content);
+                    unknown.extend((!memory.knows_visible(&key)).then(|| turn_id(&key)));
+                } else {
+                    let ids = message.calls.iter().filter_map(|call| call.id.as_ref());
+                    unknown.extend(ids.filter(|id| !memory.knows_call(id)).cloned());
+                }
+            }
+            visible.push(message);
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        let ids: Vec<&str> = unknown.iter().map(String::as_str).collect();
+        for (tokens, entries) in disk.find_tools(&ids) {
+            self.learn(&tokens, &entries);
+        }
     }
 
     fn find(&self, message: &mut Message, visible: &Visible) -> Found {

@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::json::same_arguments;
 use crate::{Found, Said};
 
-/// The end of a block of tool calls, and of one call in it.
-const BLOCK_CLOSE: &str = "</｜DSML｜tool_calls>";
+/// The end of a block of tool calls, behind the end of its last call.
+const BLOCK_CLOSE: &str = "\n</｜DSML｜tool_calls>";
 const INVOKE_CLOSE: &str = "</｜DSML｜invoke>";
 
 /// A call in a turn.
@@ -36,6 +36,8 @@ pub(crate) struct Turn {
     block: String,
     /// Whether the block was read to its end.
     is_block_whole: bool,
+    /// Whether the tokens say all that the client heard and no more, in a template's order.
+    is_exact: bool,
 }
 
 impl Turn {
@@ -63,16 +65,35 @@ impl Turn {
             }
             _ => String::new(),
         };
-        let calls = outcome.calls.into_iter().map(Call::new).collect::<Option<_>>()?;
+        let calls: Vec<Call> = outcome.calls.into_iter().map(Call::new).collect::<Option<_>>()?;
         let (reasoning, content) = (outcome.reasoning, outcome.content);
-        Some(Self { ids, thinking, close, reasoning, content, calls, block, is_block_whole })
+        let is_exact = !thinking || close.is_some() || calls.is_empty();
+        Some(Self {
+            ids,
+            thinking,
+            close,
+            reasoning,
+            content,
+            calls,
+            block,
+            is_block_whole,
+            is_exact,
+        })
     }
 
-    /// Whether the client heard just this: the same text and as many calls. What was cut short for
-    /// it, by a stop string for example, must not be repeated.
-    pub(crate) fn was_said(&self, said: &Said<'_>) -> bool {
+    /// Whether the client heard just this: the same text and as many calls, of a continued answer
+    /// perhaps only the new part. What was cut short for it, by a stop string for example, must not
+    /// be repeated.
+    pub(crate) fn was_said(&self, said: &Said<'_>, is_continued: bool) -> bool {
         let same_calls = self.calls.len() == said.call_ids.len() && self.is_complete();
-        same_calls && same_text(&self.content, said.content)
+        let heard = said.content.trim();
+        let same_end = is_continued && self.content.trim().ends_with(heard);
+        same_calls && (same_end || same_text(&self.content, heard))
+    }
+
+    /// What is visible of it.
+    pub(crate) fn content(&self) -> &str {
+        &self.content
     }
 
     /// Whether no call broke off.
@@ -85,18 +106,28 @@ impl Turn {
         self.calls.len()
     }
 
-    /// Completes a block that generation was stopped in between two calls.
+    /// Completes a block that generation was stopped in behind a call. Where it had gone on to
+    /// something else, the client's calls are rendered as they come back.
     pub(crate) fn close_block(&mut self, tokenizer: &Tokenizer) {
-        if self.is_block_whole || !self.block.trim_end().ends_with(INVOKE_CLOSE) {
+        if self.calls.is_empty() || self.is_block_whole {
             return;
         }
-        let (open, name) = BLOCK_CLOSE.split_once(Control::Dsml.text()).expect("it has the mark");
-        let open = format!("{}{open}", if self.block.ends_with('\n') { "" } else { "\n" });
-        let Some(mark) = tokenizer.specials().dsml else { return };
-        self.ids.extend(tokenizer.encode_plain(&open));
-        self.ids.push(mark);
-        self.ids.extend(tokenizer.encode_plain(name));
-        self.block.extend([&open, Control::Dsml.text(), name]);
+        let last = self.block.rfind(INVOKE_CLOSE).map(|at| at + INVOKE_CLOSE.len());
+        let rest = last.and_then(|at| BLOCK_CLOSE.strip_prefix(&self.block[at..]));
+        let (Some(rest), Some(mark)) = (rest, tokenizer.specials().dsml) else {
+            self.block.clear();
+            self.is_exact = false;
+            return;
+        };
+        match rest.split_once(Control::Dsml.text()) {
+            Some((open, name)) => {
+                self.ids.extend(tokenizer.encode_plain(open));
+                self.ids.push(mark);
+                self.ids.extend(tokenizer.encode_plain(name));
+            }
+            None => self.ids.extend(tokenizer.encode_plain(rest)),
+        }
+        self.block.push_str(rest);
         self.is_block_whole = true;
     }
 
@@ -154,13 +185,13 @@ impl Turn {
             _ => Found::Replaced,
         };
         let reasoning = self.reasoning_prompt(tokenizer);
-        let is_split = !self.thinking || self.close.is_some() || self.calls.is_empty();
         let answer = match self.close {
-            _ if !is_split => None,
+            _ if !self.is_exact => None,
             None if self.thinking => Some(Prompt::default()),
             _ => Some(sampled(tokenizer, self.answer_ids())),
         };
-        let calls = (!is_split && !self.block.is_empty()).then(|| self.block_prompt(tokenizer));
+        let has_block = !self.is_exact && !self.block.is_empty();
+        let calls = has_block.then(|| self.block_prompt(tokenizer));
         (found, Some(Replay { reasoning, answer, calls }))
     }
 
