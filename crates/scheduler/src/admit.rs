@@ -12,7 +12,7 @@ use crate::keyed::Keyed;
 use crate::slot::{Slot, Work};
 use crate::{Client, Cuts, Error, Request, Result, Scheduler, Source, Started};
 
-/// Dropping more live tokens than this is worth a file.
+/// Dropping more live tokens than this, or most of a sequence, is worth a file.
 const DROP_STORED: usize = 1024;
 /// Files that are tried for one request.
 const FILES_TRIED: usize = 4;
@@ -134,6 +134,10 @@ impl Scheduler {
         }
         match self.take(choice.place, &asked) {
             Ok(taken) => self.begin(waiting, taken, sampler, choice.why, began),
+            Err(e) if e.is_memory() && self.active() > 0 => {
+                (waiting.short_at, waiting.prompt) = (Some(self.ended), Some(asked));
+                return Some(waiting);
+            }
             Err(e) => {
                 self.counters.failed += 1;
                 waiting.refuse(e);
@@ -247,7 +251,7 @@ impl Scheduler {
 
     fn take_live(&mut self, m: Match, asked: &Asked) -> Result<Taken> {
         let had = self.slots[m.slot].tokens.len();
-        if had - m.keep > DROP_STORED {
+        if had - m.keep > DROP_STORED || m.keep < had / 2 {
             self.store(m.slot, Reason::Evict);
         }
         let spelled = self.spell(m.slot, m.keep, asked);

@@ -44,6 +44,11 @@ impl From<ds4_model::Error> for Error {
 }
 
 impl Error {
+    /// There was no memory for it.
+    pub(crate) fn is_memory(&self) -> bool {
+        matches!(self, Self::Engine(ds4_engine::Error::Model(ds4_model::Error::Memory(_))))
+    }
+
     /// The device is unusable: the process should end rather than hang.
     pub fn is_device_lost(&self) -> bool {
         matches!(self, Self::Engine(ds4_engine::Error::Model(ds4_model::Error::Device(_))))

@@ -171,6 +171,13 @@ impl Scheduler {
         }
     }
 
+    /// Waits until everything handed to the disk cache is written.
+    pub fn flush(&self) {
+        if let Some(disk) = &self.disk {
+            disk.store.flush();
+        }
+    }
+
     /// Ends all requests, stores every sequence and waits until the files are written.
     pub fn shut_down(&mut self) {
         for waiting in std::mem::take(&mut self.queue) {
@@ -180,8 +187,6 @@ impl Scheduler {
             self.finish(ix, Err(Error::ShuttingDown));
             self.store(ix, Reason::Shutdown);
         }
-        if let Some(disk) = &self.disk {
-            disk.store.flush();
-        }
+        self.flush();
     }
 }
