@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
+use crate::serve_args::ServeArgs;
+
 /// The command line of `ds4`.
 #[derive(Debug, Parser)]
 #[command(
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Write a model file in another format
     Quantize(QuantizeArgs),
+    /// Serve clients of OpenAI's and Anthropic's APIs
+    Serve(Box<ServeArgs>),
 }
 
 /// Flags of `eval`.
@@ -462,6 +466,7 @@ pub(crate) fn normalise(argv: impl IntoIterator<Item = OsString>) -> (&'static s
     let (tool, command) = match program.file_stem().and_then(|stem| stem.to_str()) {
         Some("ds4-bench") => ("ds4-bench", Some("bench")),
         Some("ds4-eval") => ("ds4-eval", Some("eval")),
+        Some("ds4-server") => ("ds4-server", Some("serve")),
         _ => ("ds4", None),
     };
     let mut out = vec![OsString::from("ds4")];

@@ -5,15 +5,24 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::options::Usage;
+use crate::serve::DeviceLost;
 
-/// Prints an error after the tool's name and returns the exit status: 2 for wrong usage, 1 for
-/// failure, 0 when only the reader of our output has gone away.
+/// Prints an error after the tool's name and returns the exit status: 2 for wrong usage, 70 for a lost
+/// device, 1 for other failures, 0 when only the reader of our output has gone away.
 pub(crate) fn report(tool: &str, error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("{tool}: {}", line(error));
-    if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{tool}: {}", line(error));
+    } else {
+        eprintln!("{tool}: {}", line(error));
+    }
+    match error {
+        error if error.is::<Usage>() => ExitCode::from(2),
+        error if error.is::<DeviceLost>() => ExitCode::from(70),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 /// Whether the reader of our output has gone away.

@@ -13,6 +13,7 @@ mod demo;
 mod dump;
 mod eval;
 mod fault;
+mod identity;
 mod inspect;
 mod load;
 mod logits;
@@ -22,6 +23,12 @@ mod options;
 mod quantize;
 mod read_bytes;
 mod repl;
+mod serve;
+mod serve_args;
+mod serve_config;
+mod serve_log;
+mod serve_options;
+mod serve_plan;
 mod terminal;
 
 use std::ffi::OsString;
@@ -38,10 +45,11 @@ use options::{Task, Usage};
 /// Runs a command line, the program's own name first; the exit status.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (tool, argv) = args::normalise(argv);
-    let result = match Cli::try_parse_from(argv) {
+    let result = serve_config::with_config(argv).map_err(anyhow::Error::from);
+    let result = result.and_then(|argv| match Cli::try_parse_from(argv) {
         Ok(cli) => options::resolve(cli).map_err(anyhow::Error::from).and_then(|t| run(tool, t)),
         Err(error) => usage(&error),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fault::report(tool, &error),
@@ -68,6 +76,7 @@ fn run(tool: &'static str, task: Task) -> Result<()> {
         Task::Bench(bench) => bench::run(tool, &bench),
         Task::Eval(eval) => eval::run(&eval),
         Task::Quantize(args) => quantize::run(&args),
+        Task::Serve(args) => serve::run(*args),
     }
 }
 

@@ -31,7 +31,8 @@ impl Loaded {
         let bytes = self.runner.seq_bytes(cap);
         check_memory(bytes + self.step_bytes, &format!("a context of {cap} tokens"), advice)?;
         let step = gib(self.step_bytes);
-        eprintln!("ds4: context: {cap} tokens, {}, and at most {step} to compute", gib(bytes));
+        let bytes = gib(bytes);
+        terminal::note(&format!("context: {cap} tokens, {bytes}, and at most {step} to compute"));
         Ok(())
     }
 }
@@ -68,9 +69,9 @@ pub(crate) fn open_cpu(
 }
 
 /// Opens and checks the files of a model.
-fn open_file(model: &Model) -> Result<ModelFile> {
+pub(crate) fn open_file(model: &Model) -> Result<ModelFile> {
     if model.source == Source::Demo {
-        eprintln!("ds4: {}", demo::NOTICE);
+        terminal::note(demo::NOTICE);
     }
     let gguf = open_gguf(&model.source)?;
     let mtp = model.mtp.as_deref().map(Gguf::open).transpose()?;
@@ -94,17 +95,18 @@ fn start_cpu(
         warm(&file)?;
     }
     let mtp = if file.has_mtp() { ", MTP block" } else { "" };
-    eprintln!("ds4: model: {}, {}{mtp}", file.description, gib(file.tensor_bytes()));
+    let bytes = gib(file.tensor_bytes());
+    terminal::note(&format!("model: {}, {bytes}{mtp}", file.description));
     let own = file.dims.profile_g();
     if numerics.is_none() && own != Numerics::PROFILE_G {
-        eprintln!("ds4: note: computing without the roundings whose blocks do not fit this shape");
+        terminal::note("note: computing without the roundings whose blocks do not fit this shape");
     }
     let numerics = numerics.unwrap_or(own);
     let file = Arc::new(file);
     let threads = model.threads.unwrap_or(0);
     let options = CpuOptions { threads, numerics, ..CpuOptions::default() };
     let runner = CpuRunner::new(&file, &options)?;
-    eprintln!("ds4: backend: CPU, {} threads", runner.threads());
+    terminal::note(&format!("backend: CPU, {} threads", runner.threads()));
     Ok((runner, file))
 }
 

@@ -11,6 +11,7 @@ use crate::args::{
     NumericsArg, ParseArgs, PromptArgs, QuantizeArgs, RenderArgs, SamplingArgs, TokenizeArgs,
     VocabArgs,
 };
+use crate::serve_options::{self, Serve};
 
 /// The caller typed something that makes no sense: exit status 2.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ impl std::error::Error for Usage {}
 /// Result of resolving.
 pub(crate) type Resolved<T> = Result<T, Usage>;
 
-fn refuse<T>(text: impl Into<String>) -> Resolved<T> {
+pub(crate) fn refuse<T>(text: impl Into<String>) -> Resolved<T> {
     Err(Usage(text.into()))
 }
 
@@ -62,6 +63,8 @@ pub(crate) enum Task {
     Eval(Eval),
     /// Another format.
     Quantize(QuantizeArgs),
+    /// A server.
+    Serve(Box<Serve>),
 }
 
 /// `ds4 eval`.
@@ -214,6 +217,7 @@ pub(crate) fn resolve(cli: Cli) -> Resolved<Task> {
             Ok(Task::Eval(Eval { model, dir, only, limit, json }))
         }
         Some(Command::Quantize(args)) => Ok(Task::Quantize(args)),
+        Some(Command::Serve(args)) => serve_options::resolve(*args).map(Box::new).map(Task::Serve),
     }
 }
 
@@ -295,7 +299,7 @@ fn resolve_sampling(args: &SamplingArgs) -> Resolved<Sampling> {
     Ok(sampling)
 }
 
-fn resolve_model(args: ModelArgs) -> Resolved<Model> {
+pub(crate) fn resolve_model(args: ModelArgs) -> Resolved<Model> {
     let steering = &args.unavailable;
     let is_steered = steering.dir_steering_file.is_some()
         || steering.dir_steering_ffn.is_some()

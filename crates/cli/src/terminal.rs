@@ -151,6 +151,15 @@ impl Drop for Working {
     }
 }
 
+/// Says something on stderr: as a log line where lines are logged, else after the program's name.
+pub(crate) fn note(text: &str) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::info!("{text}");
+    } else {
+        eprintln!("ds4: {text}");
+    }
+}
+
 /// A bar on stderr that appears only on a terminal.
 pub(crate) fn progress_bar(what: &'static str, len: usize, unit: &str) -> ProgressBar {
     let template = format!("{what} {{bar:32}} {{pos}}/{{len}} {unit} {{per_sec}} {{eta}}");

@@ -23,6 +23,13 @@ impl Keys {
         Self(keys.filter(|key| !key.is_empty()).collect())
     }
 
+    /// These keys and others.
+    #[must_use]
+    pub fn and<S: AsRef<str>>(mut self, keys: impl IntoIterator<Item = S>) -> Self {
+        self.0.extend(Self::new(keys).0);
+        self
+    }
+
     /// Whether everyone is let in.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -10,4 +10,5 @@ mod failures;
 mod logits;
 mod repl;
 mod run;
+mod serve;
 mod usage;

@@ -1,0 +1,129 @@
+//! How much memory sessions may take, settled and said before anything large is loaded.
+
+use anyhow::{Result, bail};
+use ds4_cpu::CpuOptions;
+use ds4_model::ModelFile;
+use ds4_model::memory::SeqPlan;
+
+use crate::machine::{available_bytes, gib};
+
+/// Sessions when nobody asked for a number.
+const PARALLEL_MAX: usize = 8;
+/// Bytes of checkpoints within sessions.
+const MARKS_BYTES_MAX: u64 = 2 << 30;
+
+/// What sessions get.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Sessions.
+    pub parallel: usize,
+    /// Bytes of checkpoints.
+    pub marks_bytes: u64,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// Tokens of each session.
+    pub ctx: u32,
+    /// Tokens of all sessions together; 0 for no limit.
+    pub ctx_total: usize,
+    /// Sessions, if not as many as fit.
+    pub parallel: Option<usize>,
+}
+
+/// Plans for a model on this machine.
+pub(crate) fn plan(file: &ModelFile, wanted: Wanted) -> Result<Plan> {
+    let step = ds4_cpu::step_bytes(&file.dims, CpuOptions::default().chunk_max);
+    let seq = |cap| SeqPlan::new(&file.dims, cap, file.has_mtp()).bytes().total();
+    settle(wanted, file.tensor_bytes(), step, &seq, available_bytes())
+}
+
+fn settle(
+    wanted: Wanted,
+    weights: u64,
+    step: u64,
+    seq: &dyn Fn(u32) -> u64,
+    free: u64,
+) -> Result<Plan> {
+    let Wanted { ctx, ctx_total, parallel } = wanted;
+    // Weights are mapped: those that do not fit are read again and again, and the more of them stay
+    // in memory the better.
+    let resident = if weights < free { weights } else { free / 2 };
+    if resident < weights {
+        let (weights, free) = (gib(weights), gib(free));
+        tracing::warn!("the weights take {weights}, {free} are free: they will be read from disk");
+    }
+    let room = free.saturating_sub(resident).saturating_sub(step);
+    let all = |n: usize| {
+        let total = u32::try_from(ctx_total).unwrap_or(u32::MAX);
+        let each = seq(ctx).saturating_mul(n as u64);
+        if ctx_total == 0 {
+            return each;
+        }
+        // Rows take memory as they come; the rest is there from the start.
+        let rows = seq(total).saturating_sub(seq(1));
+        each.min(seq(1).saturating_mul(n as u64).saturating_add(rows))
+    };
+    let fits = |n: &usize| all(*n) <= room / 2;
+    let most = (1..=PARALLEL_MAX).take_while(fits).last().unwrap_or(1);
+    let parallel = parallel.unwrap_or(most);
+    let sessions = all(parallel);
+    if sessions > room {
+        bail!(
+            "out of memory: {parallel} sessions of {ctx} tokens take {}, besides {} of weights and \
+             {} to compute; {} are free: use a smaller --ctx, --ctx-total or --parallel",
+            gib(sessions),
+            gib(resident),
+            gib(step),
+            gib(free)
+        );
+    }
+    let marks_bytes = ((room - sessions) / 4).min(MARKS_BYTES_MAX);
+    tracing::info!(
+        "memory: {parallel} sessions of {ctx} tokens {}, checkpoints {}, weights {}, to compute {}; \
+         {} free",
+        gib(sessions),
+        gib(marks_bytes),
+        gib(weights),
+        gib(step),
+        gib(free)
+    );
+    Ok(Plan { parallel, marks_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    /// A session of one GiB for each 1000 tokens, and one MiB besides.
+    fn settled(parallel: Option<usize>, ctx_total: usize, free: u64) -> Result<Plan, String> {
+        let seq = |cap: u32| (1 << 20) + u64::from(cap) * GIB / 1000;
+        let wanted = Wanted { ctx: 1000, ctx_total, parallel };
+        settle(wanted, 10 * GIB, GIB, &seq, free).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn as_many_as_half_of_the_room_takes() {
+        assert_eq!(settled(None, 0, 100 * GIB).unwrap().parallel, 8);
+        assert_eq!(settled(None, 0, 18 * GIB).unwrap().parallel, 3);
+        assert_eq!(settled(None, 0, 13 * GIB).unwrap().parallel, 1);
+        assert_eq!(settled(Some(6), 0, 18 * GIB).unwrap().parallel, 6);
+        assert_eq!(settled(Some(100), 5000, 18 * GIB).unwrap().parallel, 100);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_numbers() {
+        let error = settled(Some(8), 0, 18 * GIB).unwrap_err();
+        assert!(error.starts_with("out of memory: 8 sessions of 1000 tokens take 8.01 GiB"));
+        assert!(error.contains("18.00 GiB are free"), "{error}");
+        assert!(settled(None, 0, 11 * GIB).is_err());
+    }
+
+    #[test]
+    fn weights_may_be_larger_than_memory() {
+        assert_eq!(settled(None, 0, 8 * GIB).unwrap().parallel, 1);
+    }
+}
