@@ -22,6 +22,8 @@ pub const SCHEMA_NUMBER_MAX: f64 = 9_007_199_254_740_992.0;
 pub const SCHEMA_STEPS_MAX: f64 = 1_000.0;
 /// Patterns and formats that one string may have to match at once.
 pub const SCHEMA_PATTERNS_MAX: u64 = 4;
+/// Patterns for keys of one object: each is compared with each.
+pub const SCHEMA_KEY_PATTERNS_MAX: usize = 16;
 /// Bytes of one regular expression.
 pub const PATTERN_BYTES_MAX: usize = 8 << 10;
 /// Declared functions in one form.
@@ -47,3 +49,7 @@ pub const MASK_ITEMS_MAX: usize = 200_000;
 pub const GRAMMAR_SYMBOLS_MAX: usize = 200_000;
 /// White space that may stand between two tags of calls which the model opened by itself.
 pub const TAG_SPACE_MAX: usize = 32;
+/// Bytes of one token that the trie can hold.
+pub const TOKEN_BYTES_MAX: usize = 1_000;
+/// Bytes of all tokens together that the trie can hold.
+pub const TRIE_BYTES_MAX: usize = 4_000_000;

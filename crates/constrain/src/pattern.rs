@@ -3,6 +3,7 @@
 //! The grammar engine matches lexemes as a whole and has no look-around: a pattern that may match
 //! anywhere gets text around it, one whose anchors stand elsewhere than at its ends is refused.
 
+use llguidance::derivre::{RegexAst, RegexBuilder};
 use llguidance::regex_to_lark;
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Hir, Look, LookSet};
@@ -64,6 +65,25 @@ pub(crate) fn check(pattern: &str) -> Result<Hir, String> {
     }
     Ok(hir)
 }
+
+/// Two of these patterns that may match in the same text, as far as can be told.
+///
+/// Takes time for each pair.
+pub(crate) fn overlap<'a>(patterns: &[&'a str]) -> Option<(&'a str, &'a str)> {
+    let pairs = patterns.iter().enumerate();
+    let mut pairs = pairs.flat_map(|(i, a)| patterns[i + 1..].iter().map(move |b| (*a, *b)));
+    pairs.find(|(a, b)| !exclude_each_other(a, b).unwrap_or(false))
+}
+
+fn exclude_each_other(a: &str, b: &str) -> Option<bool> {
+    let part = |text| settle(text, Meaning::Somewhere).ok().map(RegexAst::Regex);
+    let mut builder = RegexBuilder::new();
+    let both = builder.mk(&RegexAst::And(vec![part(a)?, part(b)?])).ok()?;
+    Some(builder.to_regex_limited(both, OVERLAP_FUEL).ok()?.always_empty())
+}
+
+/// Work that comparing two patterns may take.
+const OVERLAP_FUEL: u64 = 10_000;
 
 /// The one line of a parser's message that says what is wrong.
 fn summary(error: &regex_syntax::Error) -> String {

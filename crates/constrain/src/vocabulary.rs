@@ -5,6 +5,8 @@ use std::sync::Arc;
 use ds4_text::Tokenizer;
 use llguidance::toktrie::{TokRxInfo, TokTrie, TokenizerEnv};
 
+use crate::limits;
+
 /// A tokenizer with the trie of its tokens.
 pub(crate) struct Vocabulary {
     tokenizer: Arc<Tokenizer>,
@@ -16,15 +18,25 @@ impl Vocabulary {
         let vocab = tokenizer.vocab();
         let n = u32::try_from(vocab.len()).expect("bounded by the tokenizer");
         let specials = tokenizer.specials();
-        let word = |id| {
+        // The trie's nodes have numbers of few bits: what does not fit is never allowed. No
+        // published vocabulary comes near.
+        let mut room = limits::TRIE_BYTES_MAX;
+        let mut word = |id| {
             let bytes = vocab.token_bytes(id).expect("an id of the vocabulary");
-            if vocab.is_added(id) {
+            match room.checked_sub(bytes.len()) {
+                Some(left) if bytes.len() <= limits::TOKEN_BYTES_MAX => room = left,
+                _ => return Vec::new(),
+            }
+            if vocab.is_text(id) {
+                bytes.to_vec()
+            } else if vocab.is_added(id) {
                 [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes].concat()
             } else {
-                bytes.to_vec()
+                // A filler.
+                Vec::new()
             }
         };
-        let words: Vec<Vec<u8>> = (0..n).map(word).collect();
+        let words: Vec<Vec<u8>> = (0..n).map(&mut word).collect();
         let info = TokRxInfo::new(n, specials.eos);
         let trie = TokTrie::from(&info, &words);
         Self { tokenizer, trie }

@@ -2,9 +2,15 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Random, nano, real, walk, worlds};
-use ds4_constrain::{Answer, Begin, Calls, Error, Form, Functions, Rigour, Spacing, Wishes};
+use ds4_constrain::{
+    Answer, Begin, Calls, Error, Form, Functions, Grammars, Rigour, Spacing, Wishes,
+};
+use ds4_text::{ASSISTANT, BOS, DSML, EOS, THINK_CLOSE, THINK_OPEN, USER};
 use ds4_text::{Conversation, Effort, Message, ResponseFormat, Role, Tail, Thinking, ToolChoice};
+use ds4_text::{Tokenizer, Vocab};
 use serde_json::{Map, Value, json};
 
 fn form(answer: Answer) -> Form {
@@ -235,6 +241,51 @@ fn compiled_forms_are_kept() {
     let form = form(Answer::JsonSchema(schema));
     let first = grammars.compile(&form).unwrap();
     assert!(grammars.compile(&form).unwrap().is_same(&first));
+    // What only differs in what is left out is not the same: its warnings are others.
+    let mut more = form.clone();
+    if let Answer::JsonSchema(schema) = &mut more.answer {
+        schema["not"] = json!({});
+    }
+    let warned = grammars.compile(&more).unwrap();
+    assert!(warned.warnings().len() == 1 && first.warnings().is_empty());
+    assert!(grammars.compile(&form).unwrap().warnings().is_empty());
     let other = Form { spacing: Spacing::Compact, ..form };
     assert!(!grammars.compile(&other).unwrap().is_same(&first));
+}
+
+#[test]
+fn fillers_and_giants_are_never_written() {
+    let bytes: Vec<u32> = (0..256).collect();
+    let printable = |b: &u32| matches!(*b, 33..=126 | 161..=172 | 174..=255);
+    let mut odd = 256..;
+    let mut tokens: Vec<String> = Vec::new();
+    for byte in bytes {
+        let code = if printable(&byte) { byte } else { odd.next().unwrap() };
+        tokens.push(char::from_u32(code).unwrap().into());
+    }
+    let mut types = vec![1; 256];
+    for name in [BOS, EOS, USER, ASSISTANT, THINK_OPEN, THINK_CLOSE, DSML] {
+        tokens.push(name.to_owned());
+        types.push(4);
+    }
+    tokens.extend(["filler".to_owned(), "x".repeat(5_000), "ab".to_owned()]);
+    types.extend([5, 1, 1]);
+    let tokenizer = Arc::new(Tokenizer::new(Vocab::new(&tokens, &types, &[]).unwrap()).unwrap());
+    let grammar = Grammars::new(tokenizer).compile(&pattern("[a-z]+")).unwrap();
+    let mut logits = vec![0.0; tokens.len()];
+    grammar.begin(Begin::default()).unwrap().mask(&mut logits).unwrap();
+    let allowed: Vec<&String> =
+        tokens.iter().zip(logits).filter(|(_, l)| l.is_finite()).map(|(t, _)| t).collect();
+    assert_eq!(allowed.len(), 27, "{allowed:?}");
+    assert_eq!(allowed[26], "ab");
+}
+
+#[test]
+fn constraints_may_move_between_threads() {
+    fn check<T: Send>() {}
+    check::<ds4_constrain::Constraint>();
+    check::<ds4_constrain::Grammar>();
+    fn shared<T: Sync>() {}
+    shared::<Grammars>();
+    shared::<ds4_constrain::Grammar>();
 }

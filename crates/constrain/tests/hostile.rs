@@ -163,12 +163,11 @@ fn large_schemas() {
         Refused,
     );
     check_schema("too many bytes", json!({"title": "x".repeat(limits::SCHEMA_BYTES_MAX)}), Refused);
-    check_schema(
-        "overlapping patterns",
-        json!({"patternProperties": (0..60).map(|i| (format!("^a{i}"),
-            json!({}))).collect::<Map<_, _>>()}),
-        Refused,
-    );
+    let patterns = |n: usize| -> Map<String, Value> {
+        (0..n).map(|i| (format!("^a{i}.{{{i}}}"), json!({}))).collect()
+    };
+    check_schema("overlapping patterns", json!({"patternProperties": patterns(16)}), Served);
+    check_schema("too many patterns", json!({"patternProperties": patterns(900)}), Served);
 }
 
 #[test]

@@ -196,6 +196,11 @@ impl Vocab {
         matches!(self.kinds.get(id as usize), Some(Kind::Added(_)))
     }
 
+    /// Whether ordinary text may become the token: it is neither an added one nor a filler.
+    pub fn is_text(&self, id: u32) -> bool {
+        self.kinds.get(id as usize) == Some(&Kind::Normal)
+    }
+
     /// The added tokens of one pass, in order of id.
     pub(crate) fn added(&self, pass: Pass) -> impl Iterator<Item = (&[u8], u32)> {
         (0u32..)

@@ -7,27 +7,30 @@ use crate::form::Rigour;
 use crate::{Error, limits, pattern};
 
 /// Keywords with a meaning that cannot be enforced token by token, or that the compiler lacks.
-const NOT_ENFORCED: [&str; 19] = [
+const NOT_ENFORCED: [&str; 12] = [
     "$dynamicRef",
     "$recursiveRef",
     "contains",
     "dependencies",
     "dependentRequired",
     "dependentSchemas",
-    "else",
     "if",
-    "maxContains",
-    "minContains",
     "not",
     "propertyNames",
-    "then",
     "unevaluatedItems",
     "unevaluatedProperties",
     "uniqueItems",
-    // Meaningless without the others.
+];
+
+/// Keywords that mean nothing without one of those.
+const COMPANIONS: [&str; 7] = [
     "$dynamicAnchor",
     "$recursiveAnchor",
     "$vocabulary",
+    "else",
+    "maxContains",
+    "minContains",
+    "then",
 ];
 
 /// Finds what is not enforced: the first is an error, or all are taken out with a warning.
@@ -56,15 +59,21 @@ impl Settling<'_> {
                 _ => Err(Error::schema(path, "a schema is an object or a boolean")),
             };
         };
-        let found: Vec<String> =
-            members.keys().filter(|key| NOT_ENFORCED.contains(&key.as_str())).cloned().collect();
-        for keyword in found {
-            // False and empty forms ask for nothing.
-            let asks = !matches!(&members[&keyword], Value::Bool(false));
+        for keyword in COMPANIONS {
+            members.shift_remove(keyword);
+        }
+        close_evaluated(members);
+        for keyword in NOT_ENFORCED {
+            let asks = match (keyword, members.get(keyword)) {
+                (_, None)
+                | ("uniqueItems", Some(Value::Bool(false)))
+                | ("unevaluatedItems" | "unevaluatedProperties", Some(Value::Bool(true))) => false,
+                (_, Some(_)) => true,
+            };
             if asks {
                 self.report(path, &format!("the keyword {keyword:?} is not supported"))?;
             }
-            members.shift_remove(&keyword);
+            members.shift_remove(keyword);
         }
         check_width(members, path)?;
         self.numbers(members, path)?;
@@ -122,17 +131,36 @@ impl Settling<'_> {
             self.report(path, &format!("\"pattern\": {what}"))?;
             members.shift_remove("pattern");
         }
-        if let Some(Value::Object(schemas)) = members.get("patternProperties")
-            && let Some(what) = schemas.keys().find_map(|text| check(text))
-        {
-            self.report(path, &format!("\"patternProperties\": {what}"))?;
-            members.shift_remove("patternProperties");
+        if let Some(Value::Object(schemas)) = members.get("patternProperties") {
+            let patterns: Vec<&str> = schemas.keys().map(String::as_str).collect();
+            let what = patterns.iter().find_map(|text| check(text));
+            let overlap = || {
+                let max = limits::SCHEMA_KEY_PATTERNS_MAX;
+                if patterns.len() > max {
+                    return Some(format!("more than {max} patterns"));
+                }
+                let (a, b) = pattern::overlap(&patterns)?;
+                Some(format!("{a:?} and {b:?} may match the same key"))
+            };
+            if let Some(what) = what.or_else(overlap) {
+                self.report(path, &format!("\"patternProperties\": {what}"))?;
+                // Without the patterns this would forbid what they allow.
+                members.shift_remove("additionalProperties");
+                members.shift_remove("patternProperties");
+            }
         }
         Ok(())
     }
 
     /// Numbers that the compiler can count with.
     fn numbers(&mut self, members: &mut Map<String, Value>, path: &str) -> Result<(), Error> {
+        for keyword in COUNTS {
+            if let Some(count) = members.get_mut(keyword)
+                && let Some(n) = whole(count)
+            {
+                *count = n.into();
+            }
+        }
         for keyword in ["maxLength", "maxItems", "maxProperties"] {
             if members.get(keyword).and_then(Value::as_f64).is_some_and(is_beyond_counts) {
                 // As good as no limit.
@@ -186,6 +214,28 @@ impl Settling<'_> {
             }
         }
     }
+}
+
+/// A schema that says itself what is evaluated may as well close its object.
+fn close_evaluated(members: &mut Map<String, Value>) {
+    let says_itself = !members.keys().any(|key| {
+        let others = ["allOf", "anyOf", "oneOf", "$ref", "if", "not", "dependentSchemas"];
+        key == "additionalProperties" || key == "$dynamicRef" || others.contains(&key.as_str())
+    });
+    if says_itself && members.get("unevaluatedProperties") == Some(&Value::Bool(false)) {
+        members.shift_remove("unevaluatedProperties");
+        members.insert("additionalProperties".into(), Value::Bool(false));
+    }
+}
+
+/// Keywords whose values count.
+const COUNTS: [&str; 6] =
+    ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"];
+
+/// The whole number that was written as 2.0.
+fn whole(count: &Value) -> Option<u64> {
+    let written = count.as_number()?.to_string();
+    written.strip_suffix(".0")?.parse().ok()
 }
 
 /// Refuses lists of schemas that are too long.
@@ -270,6 +320,18 @@ mod tests {
             ),
             (json!({"properties": {"a": {"multipleOf": 0.01}, "b": {"multipleOf": 0.5}}}), ""),
             (json!({"maxLength": 1e12}), ""),
+            (json!({"unevaluatedProperties": false, "properties": {"a": {}}}), ""),
+            (
+                json!({"unevaluatedProperties": false, "allOf": []}),
+                "s#: the keyword \"unevaluatedProperties\" is not supported",
+            ),
+            (json!({"contains": false}), "s#: the keyword \"contains\" is not supported"),
+            (json!({"then": {}, "minContains": 1}), ""),
+            (
+                json!({"patternProperties": {"^a": {}, "b": {}}}),
+                "s#: \"patternProperties\": \"^a\" and \"b\" may match the same key",
+            ),
+            (json!({"patternProperties": {"^a": {}, "^b": {}}}), ""),
         ] {
             assert_eq!(strict(&schema), message, "{schema}");
         }
@@ -279,14 +341,19 @@ mod tests {
     fn the_lenient_reader_keeps_the_rest() {
         let mut schema =
             json!({"type": "array", "uniqueItems": true, "items": {"not": {}, "type": "null"}});
+        schema["items"]["patternProperties"] = json!({"a": {}, "b": {}});
+        schema["items"]["additionalProperties"] = json!(false);
+        schema["minItems"] = json!(2.0);
         let mut warnings = Vec::new();
         settle(&mut schema, "s", Rigour::Lenient, &mut warnings).unwrap();
-        assert_eq!(schema, json!({"type": "array", "items": {"type": "null"}}));
+        assert_eq!(schema, json!({"type": "array", "items": {"type": "null"}, "minItems": 2}));
         assert_eq!(
             warnings,
             [
                 "s#: the keyword \"uniqueItems\" is not supported; not enforced",
                 "s#/items: the keyword \"not\" is not supported; not enforced",
+                "s#/items: \"patternProperties\": \"a\" and \"b\" may match the same key; \
+                 not enforced",
             ]
         );
     }
