@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::serve_args::ServeArgs;
+use crate::setup::Client;
 
 /// The command line of `ds4`.
 #[derive(Debug, Parser)]
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Quantize(QuantizeArgs),
     /// Serve clients of OpenAI's and Anthropic's APIs
     Serve(Box<ServeArgs>),
+    /// Show the configuration with which an agent uses this server, or write it
+    Setup(SetupArgs),
 }
 
 /// Flags of `eval`.
@@ -75,6 +78,26 @@ pub(crate) struct EvalArgs {
     /// Write every case with its reply to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Flags of `setup`.
+#[derive(Args, Debug)]
+pub(crate) struct SetupArgs {
+    /// The agent
+    #[arg(value_name = "CLIENT")]
+    pub client: Client,
+    /// Address of the server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    pub url: String,
+    /// Key that the server asks for
+    #[arg(long, value_name = "KEY", env = "DS4_API_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Context length in tokens [default: as the server says]
+    #[arg(short, long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Write the agent's file, keeping a copy of what it was
+    #[arg(long)]
+    pub write: bool,
 }
 
 /// Flags of `quantize`.

@@ -13,7 +13,6 @@ mod demo;
 mod dump;
 mod eval;
 mod fault;
-mod identity;
 mod inspect;
 mod load;
 mod logits;
@@ -29,6 +28,7 @@ mod serve_config;
 mod serve_log;
 mod serve_options;
 mod serve_plan;
+mod setup;
 mod terminal;
 
 use std::ffi::OsString;
@@ -77,6 +77,7 @@ fn run(tool: &'static str, task: Task) -> Result<()> {
         Task::Eval(eval) => eval::run(&eval),
         Task::Quantize(args) => quantize::run(&args),
         Task::Serve(args) => serve::run(*args),
+        Task::Setup(setup) => setup::run(&setup),
     }
 }
 

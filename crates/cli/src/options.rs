@@ -8,10 +8,11 @@ use ds4_model::Numerics;
 
 use crate::args::{
     Backend, BenchArgs, ChatArgs, Cli, Command, EvalArgs, InspectArgs, LogitsArgs, ModelArgs,
-    NumericsArg, ParseArgs, PromptArgs, QuantizeArgs, RenderArgs, SamplingArgs, TokenizeArgs,
-    VocabArgs,
+    NumericsArg, ParseArgs, PromptArgs, QuantizeArgs, RenderArgs, SamplingArgs, SetupArgs,
+    TokenizeArgs, VocabArgs,
 };
 use crate::serve_options::{self, Serve};
+use crate::setup::Client;
 
 /// The caller typed something that makes no sense: exit status 2.
 #[derive(Debug)]
@@ -65,6 +66,25 @@ pub(crate) enum Task {
     Quantize(QuantizeArgs),
     /// A server.
     Serve(Box<Serve>),
+    /// An agent's configuration.
+    Setup(Setup),
+}
+
+/// `ds4 setup`.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// The agent.
+    pub client: Client,
+    /// Address of the server.
+    pub url: String,
+    /// Key that the server asks for.
+    pub key: Option<String>,
+    /// Context length, if the server is not to be asked.
+    pub ctx: Option<u32>,
+    /// Whether to write.
+    pub write: bool,
+    /// Where the agents' files are.
+    pub home: PathBuf,
 }
 
 /// `ds4 eval`.
@@ -218,6 +238,15 @@ pub(crate) fn resolve(cli: Cli) -> Resolved<Task> {
         }
         Some(Command::Quantize(args)) => Ok(Task::Quantize(args)),
         Some(Command::Serve(args)) => serve_options::resolve(*args).map(Box::new).map(Task::Serve),
+        Some(Command::Setup(args)) => resolve_setup(args),
+    }
+}
+
+fn resolve_setup(args: SetupArgs) -> Resolved<Task> {
+    let SetupArgs { client, url, key, ctx, write } = args;
+    match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
+        Some(home) => Ok(Task::Setup(Setup { client, url, key, ctx, write, home: home.into() })),
+        None => refuse("HOME is not set"),
     }
 }
 

@@ -12,14 +12,13 @@ use ds4_engine::DRAFT_MAX;
 use ds4_gguf::TensorType;
 use ds4_kvstore::KvStore;
 use ds4_model::ModelFile;
-use ds4_scheduler::{Disk, Options as Sharing, Scheduler, Worker};
+use ds4_scheduler::{Disk, Options as Sharing, Scheduler, Worker, identity};
 use ds4_server::{Keys, Listener, Script, Server, Stopped, Trace};
 use ds4_turns::{CacheTexts, Turns};
 use tokio::net::{TcpListener, UnixListener, lookup_host};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::identity::identity;
 use crate::serve_options::{DiskCache, Serve};
 use crate::serve_plan::{Plan, Wanted, plan};
 use crate::{load, serve_log};
@@ -135,7 +134,11 @@ fn start_worker(
 ) -> Result<(Worker, Arc<Turns>)> {
     let tokenizer = Arc::new(load::tokenizer(&file.gguf)?);
     let loaded = load::start(file, &serve.model)?;
-    let turns = Arc::new(Turns::new(tokenizer, serve.turns));
+    let turns = Turns::new(tokenizer, serve.turns);
+    let turns = Arc::new(match &store {
+        Some(store) => turns.with_disk(store.clone()),
+        None => turns,
+    });
     let sharing = Sharing {
         parallel: plan.parallel,
         ctx: serve.options.ctx,

@@ -11,4 +11,5 @@ mod logits;
 mod repl;
 mod run;
 mod serve;
+mod setup;
 mod usage;
