@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{demand_text, open_block, texts, write_answer, write_reasoning, write_tools};
+use super::{Profile, demand_text, open_block, texts, write_answer, write_reasoning, write_tools};
 use crate::Error;
 use crate::control::{Control, Task};
 use crate::message::{Conversation, Effort, Message, Role, Tail, Thinking};
@@ -213,7 +213,7 @@ fn write_demands(prompt: &mut Prompt, message: &Message) {
         let schemas: Vec<String> = message.tools.iter().map(object_to_python_json).collect();
         write_tools(prompt.text("\n\n"), &schemas);
     }
-    if let Some(demand) = demand_text(&message.response_format) {
+    if let Some(demand) = demand_text(Profile::April, &message.response_format) {
         prompt.text("\n\n").text(&demand);
     }
 }
@@ -225,7 +225,7 @@ fn write_assistant(prompt: &mut Prompt, message: &Message, thinks: bool) {
             prompt.control(Control::ThinkClose);
         }
     }
-    write_answer(prompt, message, true);
+    write_answer(Profile::April, prompt, message);
     if message.tail == Tail::Closed {
         prompt.control(Control::Eos);
     }

@@ -2,11 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{demand_text, open_block, texts, write_answer, write_reasoning, write_tools};
+use super::{Profile, demand_text, open_block, texts, write_answer, write_reasoning, write_tools};
 use crate::control::Control;
 use crate::message::{Conversation, Effort, Message, Role, Tail, Thinking};
 use crate::prompt::Prompt;
-use crate::pyjson::to_python_json;
 
 /// Renders a conversation.
 pub(super) fn render(conversation: &Conversation) -> Prompt {
@@ -69,7 +68,7 @@ fn write_system(prompt: &mut Prompt, conversation: &Conversation) {
     if !schemas.is_empty() {
         write_tools(prompt.text("\n\n"), &schemas);
     }
-    if let Some(demand) = demand_text(&conversation.response_format) {
+    if let Some(demand) = demand_text(Profile::July, &conversation.response_format) {
         prompt.text("\n\n").text(&demand);
     }
 }
@@ -84,7 +83,7 @@ fn schema(function: &Map<String, Value>) -> String {
         None | Some(Value::Null) => default,
         Some(value) => value.clone(),
     };
-    to_python_json(&json!({
+    Profile::July.json(&json!({
         "name": or("name", json!("")),
         "description": or("description", json!("")),
         "parameters": or("parameters", json!({})),
@@ -100,7 +99,7 @@ fn write_assistant(prompt: &mut Prompt, message: &Message, thinking: bool, has_t
     if message.tail != Tail::OpenReasoning {
         prompt.control(Control::ThinkClose);
     }
-    write_answer(prompt, message, false);
+    write_answer(Profile::July, prompt, message);
     if !open {
         prompt.control(Control::Eos);
     }

@@ -9,7 +9,7 @@ use crate::Error;
 use crate::control::Control;
 use crate::message::{Arguments, Conversation, Message, ResponseFormat, ToolCall};
 use crate::prompt::Prompt;
-use crate::pyjson::to_python_json;
+use crate::pyjson::{Numbers, has_only_finite, to_json};
 
 pub mod april;
 mod july;
@@ -34,6 +34,15 @@ impl Profile {
             _ => None,
         }
     }
+
+    /// How the profile's encoder writes JSON.
+    fn json(self, value: &Value) -> String {
+        let numbers = match self {
+            Self::April => Numbers::Python,
+            Self::July => Numbers::Doubles,
+        };
+        to_json(value, numbers)
+    }
 }
 
 /// Renders a conversation up to the point where the model goes on.
@@ -50,12 +59,12 @@ fn write_tools(prompt: &mut Prompt, schemas: &[String]) {
 }
 
 /// The text that demands a form of the answer (§B.7).
-fn demand_text(format: &ResponseFormat) -> Option<String> {
+fn demand_text(profile: Profile, format: &ResponseFormat) -> Option<String> {
     match format {
         ResponseFormat::Text => None,
         ResponseFormat::JsonObject => Some(texts::JSON_OBJECT.to_owned()),
         ResponseFormat::JsonSchema(schema) => {
-            Some(format!("{}{}", texts::RESPONSE_FORMAT, to_python_json(schema)))
+            Some(format!("{}{}", texts::RESPONSE_FORMAT, profile.json(schema)))
         }
     }
 }
@@ -69,7 +78,7 @@ fn write_reasoning(prompt: &mut Prompt, message: &Message) {
 }
 
 /// Content and calls of an assistant message: as they were sampled, where that is known.
-fn write_answer(prompt: &mut Prompt, message: &Message, blank_line: bool) {
+fn write_answer(profile: Profile, prompt: &mut Prompt, message: &Message) {
     let replay = message.replay.as_deref();
     if let Some(answer) = replay.and_then(|replay| replay.answer.as_ref()) {
         prompt.append(answer);
@@ -79,31 +88,28 @@ fn write_answer(prompt: &mut Prompt, message: &Message, blank_line: bool) {
     if let Some(calls) = replay.and_then(|replay| replay.calls.as_ref()) {
         prompt.append(calls);
     } else if !message.calls.is_empty() {
-        write_calls(prompt, &message.calls, blank_line);
+        write_calls(profile, prompt, &message.calls);
     }
 }
 
-/// A block of tool calls with its leading blank line (§B.8). `blank_line` separates the tags of an
-/// invoke without parameters, as April does.
-fn write_calls<'a>(
-    prompt: &mut Prompt,
-    calls: impl IntoIterator<Item = &'a ToolCall>,
-    blank_line: bool,
-) {
+/// A block of tool calls with its leading blank line (§B.8).
+fn write_calls(profile: Profile, prompt: &mut Prompt, calls: &[ToolCall]) {
     open_block(prompt);
     for call in calls {
         prompt.text("<").control(Control::Dsml).text("invoke name=\"").text(&call.name);
         prompt.text("\">\n");
-        let arguments = arguments(call);
+        let arguments = arguments(profile, call);
         for (key, value) in &arguments {
             prompt.text("<").control(Control::Dsml).text("parameter name=\"").text(key);
             match value {
                 Value::String(text) => prompt.text("\" string=\"true\">").text(text),
-                other => prompt.text("\" string=\"false\">").text(&to_python_json(other)),
+                other => prompt.text("\" string=\"false\">").text(&profile.json(other)),
             };
             prompt.text("</").control(Control::Dsml).text("parameter>\n");
         }
-        prompt.text(if arguments.is_empty() && blank_line { "\n" } else { "" });
+        // April separates the tags of an invoke without parameters.
+        let is_blank = arguments.is_empty() && profile == Profile::April;
+        prompt.text(if is_blank { "\n" } else { "" });
         prompt.text("</").control(Control::Dsml).text("invoke>\n");
     }
     prompt.text("</").control(Control::Dsml).text("tool_calls>");
@@ -115,11 +121,57 @@ fn open_block(prompt: &mut Prompt) {
 }
 
 /// Arguments as an object: what is not one becomes the single parameter `arguments`.
-fn arguments(call: &ToolCall) -> Map<String, Value> {
-    match &call.arguments {
-        Arguments::Object(object) => object.clone(),
-        Arguments::Text(text) => serde_json::from_str(text).unwrap_or_else(|_| {
-            Map::from_iter([("arguments".to_owned(), Value::String(text.clone()))])
-        }),
+fn arguments(profile: Profile, call: &ToolCall) -> Map<String, Value> {
+    let text = match &call.arguments {
+        Arguments::Object(object) => return object.clone(),
+        Arguments::Text(text) => text,
+    };
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object))
+            if profile == Profile::April || object.values().all(has_only_finite) =>
+        {
+            object
+        }
+        _ => Map::from_iter([("arguments".to_owned(), Value::String(text.clone()))]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read_and_written_as_the_profiles_encoder_does() {
+        let written = |profile, text: &str| {
+            let arguments = Arguments::Text(text.to_owned());
+            let call = ToolCall { id: None, name: "f".to_owned(), arguments };
+            let mut prompt = Prompt::default();
+            write_calls(profile, &mut prompt, &[call]);
+            let text = prompt.to_text();
+            let (_, inside) = text.split_once("invoke name=\"f\">\n").unwrap();
+            inside.split_once("</｜DSML｜invoke>").unwrap().0.to_owned()
+        };
+        let parameter = |key: &str, is_string: bool, value: &str| {
+            let tag = "｜DSML｜parameter";
+            format!("<{tag} name=\"{key}\" string=\"{is_string}\">{value}</{tag}>\n")
+        };
+        for (text, april, july) in [
+            (r#"{"d":1e-7}"#, ("d", false, "1e-07"), ("d", false, "1e-7")),
+            (
+                r#"{"d":[18446744073709551616]}"#,
+                ("d", false, "[18446744073709551616]"),
+                ("d", false, "[1.8446744073709552e+19]"),
+            ),
+            (r#"{"d":1e400}"#, ("d", false, "Infinity"), ("arguments", true, r#"{"d":1e400}"#)),
+            ("[1]", ("arguments", true, "[1]"), ("arguments", true, "[1]")),
+        ] {
+            for (profile, (key, is_string, value)) in
+                [(Profile::April, april), (Profile::July, july)]
+            {
+                assert_eq!(written(profile, text), parameter(key, is_string, value), "{text}");
+            }
+        }
+        assert_eq!(written(Profile::April, "{}"), "\n");
+        assert_eq!(written(Profile::July, "{}"), "");
     }
 }
