@@ -90,6 +90,9 @@ pub fn parse_json(input: &Value) -> Result<Value, RequestError> {
     array(input)?.iter().enumerate().map(|(i, case)| parse_case(case, &format!("[{i}]"))).collect()
 }
 
+/// Bytes of an output given to the parser at a time.
+const PIECE: usize = 256;
+
 fn parse_case(case: &Value, path: &str) -> Result<Value, RequestError> {
     let fields = Fields::of(case, path)?;
     let raw = fields
@@ -117,7 +120,8 @@ fn parse_case(case: &Value, path: &str) -> Result<Value, RequestError> {
     };
     let thinking = fields.bool("thinking")?.unwrap_or(false);
     let mut parser = Parser::new(ParserOptions { thinking, declared, ..ParserOptions::default() });
-    parser.push_text(raw.as_bytes());
+    // In pieces, as a model writes: the parser drops what is decided after each.
+    raw.as_bytes().chunks(PIECE).for_each(|piece| drop(parser.push_text(piece)));
     parser.finish(end);
     Ok(outcome_json(parser.outcome(), end))
 }

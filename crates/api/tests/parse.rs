@@ -92,3 +92,14 @@ fn check_calls(found: &Value, expected: &Value, id: &str) {
     let reason = if expected.is_empty() { "stop" } else { "tool_calls" };
     assert_eq!(found["finish_reason"], reason, "{id}");
 }
+
+/// Each of these tags could begin the block that ends the output: taken as one piece they would be
+/// searched again from each, which takes minutes.
+#[test]
+fn long_hostile_output_is_parsed_in_time_that_grows_with_its_length() {
+    let raw = "<｜DSML｜".repeat(100_000);
+    let started = std::time::Instant::now();
+    let found = parse_json(&json!([{"thinking": true, "raw_without_eos": raw}])).unwrap();
+    assert_eq!(found[0]["reasoning_content"], raw);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
