@@ -171,6 +171,11 @@ impl Client for Answerer {
         let _ = self.news.try_send(News::Started(started.clone()));
     }
 
+    fn prefill(&mut self, done: usize) {
+        let Ledger { id, prompt_tokens, .. } = &self.ledger;
+        tracing::debug!(id, done, prompt = prompt_tokens, "prefill");
+    }
+
     fn is_ready(&mut self) -> bool {
         self.news.is_closed() || self.news.capacity() >= STEP_TOKENS_MAX
     }

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
@@ -24,6 +25,10 @@ use crate::metrics::TIDY_EVERY;
 use crate::server::Server;
 use crate::stall::StallGuard;
 
+/// A machine that was switched off says nothing: silence is probed, so that the request of its
+/// client ends some time.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// How often the worker's health is looked at.
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
 /// Time for the last words of answers that the end of the server cut off.
@@ -68,6 +73,9 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 // Tokens are small and must not wait for one another.
                 stream.set_nodelay(true)?;
+                let keep_alive = TcpKeepalive::new().with_time(PROBE_AFTER);
+                let keep_alive = keep_alive.with_interval(PROBE_EVERY);
+                SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
                 Ok(Stream::Tcp(stream))
             }
             #[cfg(unix)]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state, map_request};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Router, middleware};
@@ -34,15 +34,19 @@ impl Server {
                 router = router.route(path, handler(route));
             }
         }
-        router
+        let routes = router
             .fallback(not_found)
             .method_not_allowed_fallback(not_allowed)
-            .with_state(Arc::clone(self))
+            .with_state(Arc::clone(self));
+        // Around all routes, not within each, so that paths can be set right before one is chosen.
+        Router::new()
+            .fallback_service(routes)
             .layer(from_fn_with_state(Arc::clone(self), gate))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(PropagateRequestIdLayer::x_request_id())
             .layer(SetRequestIdLayer::x_request_id(NewRequestId))
             .layer(map_request(drop_odd_id))
+            .layer(map_request(straighten))
             .layer(middleware::map_response(echo_id))
     }
 }
@@ -172,6 +176,21 @@ impl MakeRequestId for NewRequestId {
     fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
         HeaderValue::from_str(&format!("req_{}", new_id())).ok().map(RequestId::new)
     }
+}
+
+/// A base address that ends with a slash makes clients ask for `/v1//models`, and some add a slash
+/// at the end.
+async fn straighten(mut request: Request) -> Request {
+    let path = request.uri().path();
+    let is_straight = path == "/" || !(path.contains("//") || path.ends_with('/'));
+    if !is_straight {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+        if let Ok(uri) = format!("/{}{query}", parts.join("/")).parse::<Uri>() {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
 }
 
 /// Ids that a client chose go to logs and headers: long or unprintable ones are not taken.

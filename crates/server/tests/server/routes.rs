@@ -95,7 +95,7 @@ async fn every_path_answers_alike() {
         assert_eq!(text, Some("Hello."), "{path}");
     }
     let body = with(question("Hi"), json!({"max_tokens": 50}));
-    for path in ["/v1/messages?beta=true", "/messages", "/anthropic/v1/messages"] {
+    for path in ["/v1/messages?beta=true", "/messages", "//anthropic/v1//messages/?beta=true"] {
         let (status, body) = ask(&server, post(path, &body)).await;
         assert_eq!(status, StatusCode::OK, "{path}: {body}");
         assert_eq!(body["content"][0]["text"], "Hello.", "{path}");
