@@ -135,9 +135,9 @@ pub(crate) struct ModelArgs {
     /// File with the MTP block, which drafts tokens that the model then verifies
     #[arg(long, value_name = "FILE")]
     pub mtp: Option<PathBuf>,
-    /// Tokens to draft in a step when an MTP block is loaded; 0 never drafts
+    /// Tokens to draft in a step when an MTP block is loaded; 0 never drafts, 16 is taken as 15
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = value_parser!(u8).range(0..=15))]
+    #[arg(value_parser = value_parser!(u8).range(0..=16))]
     pub mtp_draft: u8,
     /// Accepted for compatibility: drafts are always verified exactly, so no margin applies
     #[arg(long, value_name = "F", default_value_t = 3.0, value_parser = margin)]

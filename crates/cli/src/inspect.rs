@@ -156,11 +156,11 @@ fn write_facts(out: &mut dyn Write, facts: &Map<String, Json>) -> io::Result<()>
     writeln!(out, "size           {}, {} tensors", gib(bytes), tensors.len())?;
     writeln!(out, "\nmetadata")?;
     for (key, value) in facts["metadata"].as_object().into_iter().flatten() {
-        writeln!(out, "  {key} = {}", short(&text(value), 100))?;
+        writeln!(out, "  {} = {}", short(key, 255), short(&text(value), 100))?;
     }
     writeln!(out, "\ntensors")?;
     for tensor in tensors {
-        let (name, ty) = (text(&tensor["name"]), text(&tensor["type"]));
+        let (name, ty) = (short(&text(&tensor["name"]), 255), text(&tensor["type"]));
         let dims = tensor["dims"].to_string();
         writeln!(out, "  {name:40} {ty:8} {dims:20} {:>14}", tensor["bytes"].to_string())?;
     }
@@ -176,7 +176,7 @@ fn write_facts(out: &mut dyn Write, facts: &Map<String, Json>) -> io::Result<()>
 fn write_model(out: &mut dyn Write, model: &ModelFile, contexts: &[u32]) -> io::Result<()> {
     let d = &model.dims;
     let count = |wanted: &dyn Fn(usize) -> bool| d.ratios.iter().filter(|r| wanted(**r)).count();
-    writeln!(out, "\nmodel          {}", model.name)?;
+    writeln!(out, "\nmodel          {}", short(&model.name, 100))?;
     writeln!(out, "shape          {}", model.description)?;
     writeln!(
         out,

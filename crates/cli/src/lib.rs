@@ -45,7 +45,8 @@ use options::{Task, Usage};
 /// Runs a command line, the program's own name first; the exit status.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (tool, argv) = args::normalise(argv);
-    let result = serve_config::with_config(argv).map_err(anyhow::Error::from);
+    let result = machine::check_start()
+        .and_then(|()| serve_config::with_config(argv).map_err(anyhow::Error::from));
     let result = result.and_then(|argv| match Cli::try_parse_from(argv) {
         Ok(cli) => options::resolve(cli).map_err(anyhow::Error::from).and_then(|t| run(tool, t)),
         Err(error) => usage(&error),

@@ -9,7 +9,7 @@ use ds4_gguf::Gguf;
 use ds4_model::{ModelFile, Numerics, Runner};
 use ds4_text::Tokenizer;
 
-use crate::machine::{check_memory, gib};
+use crate::machine::{Machine, check_memory, gib};
 use crate::options::{Model, Source};
 use crate::{demo, terminal};
 
@@ -52,7 +52,11 @@ pub(crate) fn open_vocabulary(source: &Source) -> Result<Tokenizer> {
 
 /// The tokenizer of an open file.
 pub(crate) fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
-    Tokenizer::from_gguf(gguf).with_context(|| gguf.name().to_owned())
+    Tokenizer::from_gguf(gguf).map_err(|error| match error {
+        // It names the file itself.
+        ds4_text::Error::File(_) => error.into(),
+        other => anyhow::Error::from(other).context(gguf.name().to_owned()),
+    })
 }
 
 /// Opens a model and prepares the backend.
@@ -86,6 +90,20 @@ pub(crate) fn start(file: ModelFile, model: &Model) -> Result<Loaded> {
     Ok(Loaded { runner: Box::new(runner), file, threads, step_bytes })
 }
 
+/// Memory that a model takes at most before its first step: threads with their stacks, scratch, the
+/// tables of the vocabulary.
+fn fixed_bytes(file: &ModelFile, options: &CpuOptions) -> u64 {
+    const THREAD: u64 = 2 << 20;
+    const TOKEN: u64 = 512;
+    const OTHER: u64 = 16 << 20;
+    let n_threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let step = ds4_cpu::step_bytes(&file.dims, options.chunk_max);
+    OTHER + THREAD * n_threads as u64 + TOKEN * file.dims.n_vocab as u64 + step
+}
+
 fn start_cpu(
     file: ModelFile,
     model: &Model,
@@ -97,14 +115,22 @@ fn start_cpu(
     let mtp = if file.has_mtp() { ", MTP block" } else { "" };
     let bytes = gib(file.tensor_bytes());
     terminal::note(&format!("model: {}, {bytes}{mtp}", file.description));
+    let (weights, memory) = (file.tensor_bytes(), Machine::look().memory_bytes);
+    if weights > memory {
+        let memory = gib(memory);
+        terminal::note(&format!(
+            "note: larger than this machine's {memory}: read from disk as needed"
+        ));
+    }
     let own = file.dims.profile_g();
     if numerics.is_none() && own != Numerics::PROFILE_G {
         terminal::note("note: computing without the roundings whose blocks do not fit this shape");
     }
     let numerics = numerics.unwrap_or(own);
-    let file = Arc::new(file);
     let threads = model.threads.unwrap_or(0);
     let options = CpuOptions { threads, numerics, ..CpuOptions::default() };
+    check_memory(fixed_bytes(&file, &options), "running the model", "free some memory")?;
+    let file = Arc::new(file);
     let runner = CpuRunner::new(&file, &options)?;
     terminal::note(&format!("backend: CPU, {} threads", runner.threads()));
     Ok((runner, file))

@@ -1,5 +1,6 @@
 //! Facts about this machine: free memory and the processor.
 
+use std::fs;
 use std::thread;
 
 use anyhow::{Result, bail};
@@ -46,12 +47,45 @@ impl Machine {
 pub(crate) fn available_bytes() -> u64 {
     let kinds = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     // A system that does not tell refuses nothing here; it will refuse the allocation.
-    System::new_with_specifics(kinds).map_or(u64::MAX, |system| {
+    let memory = System::new_with_specifics(kinds).map_or(u64::MAX, |system| {
         // Not its `free_memory`, from which cached pages of files are already taken away.
         let free = |limits: sysinfo::CGroupLimits| limits.total_memory.saturating_sub(limits.rss);
         let container = system.cgroup_limits().map_or(u64::MAX, free);
         system.available_memory().min(container)
-    })
+    });
+    memory.min(address_space_left().unwrap_or(u64::MAX))
+}
+
+/// What this process's own limit (`ulimit -v`) leaves of its address space, in bytes; nothing where
+/// there is no such limit.
+fn address_space_left() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let limit = number_after(&limits, "Max address space")?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let used_kib = number_after(&status, "VmSize:")?;
+    Some(limit.saturating_sub(used_kib * 1024))
+}
+
+/// The number that follows `key` at the beginning of a line.
+fn number_after(text: &str, key: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(key))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// Address space that any command may take before it can tell how much it needs, in bytes.
+const START_BYTES: u64 = 32 << 20;
+
+/// Refuses to start where the smallest allocation could fail: that would abort the process.
+pub(crate) fn check_start() -> Result<()> {
+    match address_space_left() {
+        Some(left) if left < START_BYTES => {
+            let (need, left) = (gib(START_BYTES), gib(left));
+            bail!(
+                "out of memory: starting takes {need}, the limit of this shell leaves {left}; raise ulimit -v"
+            )
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses to take `wanted` bytes for `what` where they are not there.
@@ -91,6 +125,14 @@ mod tests {
         ] {
             assert_eq!(gib(bytes), want);
         }
+    }
+
+    #[test]
+    fn limits_are_read_from_the_systems_tables() {
+        let limits = "Limit  Soft Limit\nMax address space         1048576   unlimited   bytes\n";
+        assert_eq!(number_after(limits, "Max address space"), Some(1_048_576));
+        assert_eq!(number_after("Max address space   unlimited", "Max address space"), None);
+        assert_eq!(number_after("VmPeak:\t 9 kB\nVmSize:\t 12 kB", "VmSize:"), Some(12));
     }
 
     #[test]

@@ -27,6 +27,57 @@ fn models_that_cannot_be_used_are_named() {
     assert!(line.contains("no-such.gguf"), "{line}");
 }
 
+/// A GGUF with one tensor of this name and no metadata.
+fn one_tensor(name: &str) -> Vec<u8> {
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3_u32.to_le_bytes());
+    bytes.extend(1_u64.to_le_bytes());
+    bytes.extend(0_u64.to_le_bytes());
+    bytes.extend((name.len() as u64).to_le_bytes());
+    bytes.extend(name.as_bytes());
+    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend(4_u64.to_le_bytes());
+    bytes.extend([0; 4 + 8 + 128]);
+    bytes
+}
+
+#[test]
+fn a_file_is_named_once_and_cannot_control_the_terminal() {
+    let path = file("control.gguf", one_tensor("a\n\u{1b}[31mred"));
+    let line = ds4(&["tokenize", "-m", &path, "--json"]).fails(1);
+    assert_eq!(line.matches("control.gguf").count(), 1, "{line}");
+    let shown = ds4(&["inspect", &path]).ok();
+    assert!(shown.contains("  a  [31mred") && !shown.contains('\u{1b}'), "{shown}");
+}
+
+/// Under every limit of the address space the program works, or says in one line that it is out of
+/// memory: an allocation that fails would abort it.
+#[cfg(target_os = "linux")]
+#[test]
+fn too_little_address_space_is_an_error() {
+    let program = env!("CARGO_BIN_EXE_ds4");
+    let mut n_refused = 0;
+    for kib in (20_000..200_000).step_by(4_000) {
+        let script = format!("ulimit -v {kib}; exec {program} -m {} -p hi -n 2 -c 4096", model());
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => {}
+            Some(1) => {
+                n_refused += 1;
+                let last = err.lines().last().unwrap();
+                assert!(last.starts_with("ds4: out of memory: "), "{kib} KiB: {err}");
+            }
+            // Not even the system's libraries fit: the program has not begun.
+            _ => assert!(
+                !err.starts_with("ds4: ") && !err.contains("allocation"),
+                "{kib} KiB: {err}"
+            ),
+        }
+    }
+    assert!(n_refused > 0);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_dangling_default_model_is_named() {
