@@ -64,6 +64,9 @@ pub(crate) struct Written {
 /// Writes the grammar of a block of calls, in which this much of each schema counts.
 pub(crate) fn write(functions: &Functions, style: Style, depth: Depth) -> Result<Written, Error> {
     let n = functions.declared.len();
+    if n == 0 {
+        return Err(Error::schema("tools", "there is no function that may be called"));
+    }
     if n > limits::FUNCTIONS_MAX {
         let max = limits::FUNCTIONS_MAX;
         return Err(Error::complex("tools", format!("{n} functions; the limit is {max}")));

@@ -309,6 +309,7 @@ fn functions() {
             (0..n).map(|i| json!({"name": format!("function_{i}"), "parameters": simple})).collect()
         };
         check("functions", &call(many(limits::FUNCTIONS_MAX), is_required), Served);
+        check("no functions", &call(Vec::new(), is_required), Refused);
         check("too many functions", &call(many(limits::FUNCTIONS_MAX + 1), is_required), Refused);
         let wide: Map<String, Value> =
             (0..900).map(|i| (format!("p{i}"), json!({"type": ["string", "integer"]}))).collect();
