@@ -105,9 +105,8 @@ fn cases() -> Vec<(&'static str, Form, String)> {
     });
     let functions = Functions { declared: functions(30), parallel: true, is_open: false };
     let (required, guarded) = (Calls::Required(functions.clone()), Calls::Allowed(functions));
-    let code: String = (0..30)
-        .map(|i| format!("    if x < {i} && y > 0 {{ return \"<a href='{i}'>\"; }} // \u{e9}\n"))
-        .collect();
+    let line = "    if x < 10 && y > 0 { return \"<a href='1'>\"; } // \u{e9}\n";
+    let code = line.repeat(30);
     let calls = format!(
         "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"tool_17\">\n\
          <｜DSML｜parameter name=\"path\" string=\"true\">src/main.rs</｜DSML｜parameter>\n\

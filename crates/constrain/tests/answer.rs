@@ -282,10 +282,10 @@ fn fillers_and_giants_are_never_written() {
 
 #[test]
 fn constraints_may_move_between_threads() {
-    fn check<T: Send>() {}
-    check::<ds4_constrain::Constraint>();
-    check::<ds4_constrain::Grammar>();
+    fn moved<T: Send>() {}
     fn shared<T: Sync>() {}
+    moved::<ds4_constrain::Constraint>();
+    moved::<ds4_constrain::Grammar>();
     shared::<Grammars>();
     shared::<ds4_constrain::Grammar>();
 }
