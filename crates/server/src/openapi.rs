@@ -1,14 +1,16 @@
 //! The OpenAPI document: kept by hand for the documented path of each route, with the other paths of
 //! the table added.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
+use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::reply;
 use crate::route::Route;
+use crate::server::Server;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     let mut document: Value =
@@ -24,9 +26,12 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     document
 });
 
-/// The document.
-pub(crate) async fn document() -> Response<Body> {
-    reply::json(StatusCode::OK, &DOCUMENT)
+/// The document, with the numbers of the model that is served.
+pub(crate) async fn document(State(server): State<Arc<Server>>) -> Response<Body> {
+    let mut document = DOCUMENT.clone();
+    let last = server.tokenizer().vocab().len().saturating_sub(1);
+    document["components"]["schemas"]["TokenId"]["maximum"] = last.into();
+    reply::json(StatusCode::OK, &document)
 }
 
 /// A path as the document writes it.
