@@ -171,6 +171,7 @@ impl Scheduler {
         let is_cold = source == Source::Cold;
         let disk = self.disk.as_ref().filter(|_| is_cold);
         let cold_cut = disk.and_then(|d| d.options.cold_cut(prompt_tokens, cuts.anchor));
+        let cold_cut = cold_cut.map(|cut| cuts.stable.map_or(cut, |stable| cut.min(stable)));
         let mut marks = cuts.marks;
         marks.extend([cuts.anchor, cuts.stable, cold_cut].into_iter().flatten());
         marks.retain(|&at| at > reused && at < prompt_tokens);
@@ -178,6 +179,7 @@ impl Scheduler {
         marks.dedup();
         let slot = &mut self.slots[slot];
         (slot.used, slot.turn) = (Instant::now(), self.turn);
+        (slot.prompt_len, slot.anchor) = (prompt_tokens, cuts.anchor);
         slot.stable = cuts.stable.filter(|&at| at < prompt_tokens);
         slot.work = Some(Work {
             request: Request { prompt: Vec::new(), ..request },

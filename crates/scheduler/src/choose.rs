@@ -40,6 +40,8 @@ pub(crate) struct Match {
     pub(crate) keep: usize,
     /// The last mark among the shared tokens.
     mark: usize,
+    /// Whether all of the prompt is shared: it was asked before, or is a part of what was.
+    is_whole: bool,
 }
 
 /// Where a request goes.
@@ -104,7 +106,10 @@ impl Scheduler {
         let slot = &self.slots[m.slot];
         let dropped = slot.tokens.len() - m.keep;
         let has_other = self.victim(Some(m.slot)).is_some();
-        let is_continuation = dropped <= DROP_CHEAP.max(m.keep / 4) && m.keep >= SPARE_MIN;
+        let is_little = dropped <= DROP_CHEAP.max(m.keep / 4) || slot.is_up_to_answer(m.keep);
+        let is_cheap = is_little && m.keep >= SPARE_MIN;
+        let is_same = m.is_whole || slot.is_same_conversation(m.keep);
+        let is_continuation = is_cheap && is_same;
         if slot.is_idle() && (is_continuation || dropped == 0 || !has_other) {
             return (Place::In(m), m.keep);
         }
@@ -135,7 +140,7 @@ impl Scheduler {
         let mark = slot.frontiers.before(wanted).map_or(0, crate::frontier::Frontier::len);
         let is_near = slot.is_idle() && slot.tokens.len() - wanted <= ROLLBACK_MAX;
         let keep = if is_near { wanted } else { mark };
-        Match { slot: ix, common: common.min(wanted), shared: wanted, keep, mark }
+        Match { slot: ix, common: common.min(wanted), shared: wanted, keep, mark, is_whole }
     }
 
     /// The prompt so that it begins with the first `keep` tokens of a slot.

@@ -159,7 +159,7 @@ impl Scheduler {
         if self.options.marks_max == 0 || !slot.mark(self.runner.as_mut(), is_anchor)? {
             return Ok(());
         }
-        while slot.frontiers.count() > self.options.marks_max && slot.frontiers.thin() {}
+        while slot.frontiers.count() > self.options.marks_max && slot.thin() {}
         let most = self.options.marks_bytes_max / self.mark_bytes.max(1);
         let count =
             |s: &Self| s.slots.iter().map(|slot| slot.frontiers.count() as u64).sum::<u64>();
@@ -167,7 +167,7 @@ impl Scheduler {
             // Of the sequence with most marks per recent use: those nobody uses go first.
             let mut order: Vec<usize> = (0..self.slots.len()).collect();
             order.sort_by_key(|&ix| (!self.slots[ix].is_idle(), self.slots[ix].turn));
-            if !order.into_iter().any(|ix| self.slots[ix].frontiers.thin()) {
+            if !order.into_iter().any(|ix| self.slots[ix].thin()) {
                 break;
             }
         }

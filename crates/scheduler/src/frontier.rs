@@ -52,13 +52,12 @@ impl Frontiers {
         self.0.retain(|f| f.len() <= len);
     }
 
-    /// Gives up the one whose loss leaves the smallest gap. The last three are spared, an answer's
-    /// opening, its prompt's end and its own, because repeats and edits go there, and so is the
-    /// anchor. `false` when nothing may go.
-    pub(crate) fn thin(&mut self) -> bool {
+    /// Gives up the one whose loss leaves the smallest gap. Spared are the last one, those of these
+    /// lengths, and the anchor; `false` when nothing may go.
+    pub(crate) fn thin(&mut self, spared: [usize; 2]) -> bool {
         let before = |ix: usize| if ix == 0 { 0 } else { self.0[ix - 1].len() };
-        let victim = (0..self.0.len().saturating_sub(3))
-            .filter(|&ix| !self.0[ix].is_anchor)
+        let victim = (0..self.0.len().saturating_sub(1))
+            .filter(|&ix| !self.0[ix].is_anchor && !spared.contains(&self.0[ix].len()))
             .min_by_key(|&ix| self.0[ix + 1].len() - before(ix));
         victim.map(|ix| self.0.remove(ix)).is_some()
     }
@@ -78,19 +77,17 @@ mod tests {
     #[test]
     fn thinning_leaves_the_ends_the_anchor_and_small_gaps() {
         let mut all = Frontiers::default();
-        for (len, is_anchor) in
-            [(9, true), (12, false), (20, false), (21, false), (40, false), (50, false)]
-        {
+        for (len, is_anchor) in [(9, true), (12, false), (20, false), (21, false), (22, false)] {
             let mark = Mark { len, state: Box::new(()) };
             all.push(Frontier { mark, logits: None, is_anchor });
         }
         let lens = |f: &Frontiers| f.0.iter().map(Frontier::len).collect::<Vec<_>>();
-        assert!(all.thin());
-        assert_eq!(lens(&all), [9, 12, 21, 40, 50], "9 leaves no gap but is the anchor");
-        assert!(all.thin());
-        assert_eq!(lens(&all), [9, 21, 40, 50]);
-        assert!(!all.thin());
-        assert_eq!(all.before(30).map(Frontier::len), Some(21));
-        assert!(all.at(30).is_none() && all.at(50).is_some() && all.before(8).is_none());
+        assert!(all.thin([21, 0]));
+        assert_eq!(lens(&all), [9, 12, 21, 22], "20 leaves the smallest gap of those that may go");
+        assert!(all.thin([21, 0]));
+        assert_eq!(lens(&all), [9, 21, 22]);
+        assert!(!all.thin([21, 0]));
+        assert_eq!(all.before(20).map(Frontier::len), Some(9));
+        assert!(all.at(20).is_none() && all.at(22).is_some() && all.before(8).is_none());
     }
 }

@@ -27,6 +27,10 @@ pub(crate) struct Slot {
     pub(crate) turn: u64,
     /// Tokens it held when it was last written to disk.
     pub(crate) saved: usize,
+    /// Length of the last prompt: what lies behind it is the answer.
+    pub(crate) prompt_len: usize,
+    /// Length of what other conversations may share with it, when known.
+    pub(crate) anchor: Option<usize>,
     /// How far a later prompt can agree with it; see [`crate::Cuts::stable`].
     pub(crate) stable: Option<usize>,
     /// A file it came from that its next file takes the place of.
@@ -85,6 +89,8 @@ impl Slot {
             used: Instant::now(),
             turn: 0,
             saved: 0,
+            prompt_len: 0,
+            anchor: None,
             stable: None,
             replaces: None,
             work: None,
@@ -125,6 +131,18 @@ impl Slot {
         lost * (-age / HALF_LIFE_S).exp2()
     }
 
+    /// Whether a prompt that agrees with its first `keep` tokens is likely to be of the same
+    /// conversation, not of another one under the same system text.
+    pub(crate) fn is_same_conversation(&self, keep: usize) -> bool {
+        self.anchor.map_or(2 * keep >= self.tokens.len(), |anchor| keep > anchor)
+    }
+
+    /// Whether what lies behind the first `keep` tokens is no more than its last answer.
+    pub(crate) fn is_up_to_answer(&self, keep: usize) -> bool {
+        // A prompt without logits at its end is computed again from its last token.
+        self.prompt_len > 0 && keep + 1 >= self.stable.unwrap_or(self.prompt_len)
+    }
+
     /// Remembers the present end, if the runner keeps marks; `true` when there is one more.
     pub(crate) fn mark(&mut self, runner: &mut dyn Runner, is_anchor: bool) -> ModelResult<bool> {
         let len = self.tokens.len();
@@ -139,6 +157,12 @@ impl Slot {
         let Some(mark) = runner.mark(self.id)? else { return Ok(false) };
         self.frontiers.push(Frontier { mark, logits: self.logits.clone(), is_anchor });
         Ok(true)
+    }
+
+    /// Gives a mark up; `false` when all are needed: repeats and edits go to the last prompt's end, and
+    /// to where a later prompt can agree with it.
+    pub(crate) fn thin(&mut self) -> bool {
+        self.frontiers.thin([self.prompt_len, self.stable.unwrap_or(self.prompt_len)])
     }
 
     /// Makes the sequence hold its first `len` tokens, or fewer where the runner cannot go back
@@ -217,6 +241,7 @@ impl Slot {
         self.frontiers.cut(len);
         self.logits = logits;
         self.saved = self.saved.min(len);
+        self.anchor = self.anchor.filter(|&at| at <= len);
         self.stable = self.stable.filter(|&at| at <= len);
         if len == 0 {
             self.replaces = None;

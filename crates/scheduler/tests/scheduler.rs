@@ -5,8 +5,7 @@
 mod common;
 
 use common::{
-    Heard, PAIR, ask, drafting, expected, numbers, options, request, run, runner, scheduler,
-    submit, with_disk,
+    Heard, PAIR, ask, drafting, expected, numbers, options, request, run, runner, scheduler, submit,
 };
 use ds4_engine::End;
 use ds4_scheduler::{Error, Options, Source, Worker};

@@ -168,6 +168,37 @@ fn side_requests_do_not_push_out_the_main_session() {
 }
 
 #[test]
+fn a_retry_takes_its_own_place_and_a_new_start_does_not() {
+    let mut s = scheduler(wide(), Options { parallel: 3, ctx: 6000, ..options() });
+    let prompt = numbers(1, 300);
+    let cuts = Cuts { anchor: Some(100), ..Cuts::default() };
+    let ask = |s: &mut Scheduler, prompt: &[u32], n: usize| {
+        let heard = Heard::default();
+        let asked = Request { cuts: cuts.clone(), ..request(prompt, n) };
+        s.submit(asked, Box::new(heard.clone()));
+        run(s);
+        let notes = heard.0.lock().unwrap();
+        assert_eq!(notes.tokens, expected(prompt, n));
+        let started = notes.started.clone().unwrap();
+        (started.reused, started.source)
+    };
+    // However long the answer was that nobody wants any more.
+    ask(&mut s, &prompt, 2500);
+    assert_eq!(ask(&mut s, &prompt, 2500), (300, Source::Rewound));
+    // The conversation goes on; then somebody begins again from its first question.
+    let mut more = prompt.clone();
+    more.extend(expected(&prompt, 2500));
+    more.extend(numbers(7, 50));
+    assert_eq!(ask(&mut s, &more, 5), (2799, Source::Live));
+    assert_eq!(ask(&mut s, &prompt, 5), (300, Source::Forked));
+    // And somebody else under the same system text, just behind its end.
+    let mut other = prompt[..100].to_vec();
+    other.extend(numbers(8, 30));
+    assert_eq!(ask(&mut s, &other, 5), (100, Source::Forked));
+    assert_eq!(ask(&mut s, &more, 5).0, more.len());
+}
+
+#[test]
 fn all_sequences_together_hold_no_more_than_they_may() {
     let (runner, mood) = Moody::new(wide());
     let options = Options { parallel: 6, ctx: 400, ctx_total: 600, queue_max: 64, ..options() };

@@ -1,8 +1,9 @@
 //! Turns in cache files: the file has the tokens of a sequence, its tool map the names that turns in
 //! it go by. What comes back is believed only where the two agree.
 //!
-//! A call's entry is its id and the text of its block. A turn without calls has an entry too: its
-//! visible key as an id, and the text of the whole turn.
+//! A call has two entries: its id with the text of its block, as the format has it, and its id behind
+//! a prefix with the text of the whole turn, because the same call may be made twice. A turn without
+//! calls has one: its visible key, and its text.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -13,11 +14,14 @@ use ds4_text::Specials;
 use ds4_text::parse::Declared;
 
 use crate::Turns;
+use crate::memory::Kept;
 use crate::turn::{Turn, literal};
 use crate::visible::VisibleKey;
 
-/// What ids of turns without calls begin with.
+/// What keys of turns without calls begin with as ids.
 const TURN_PREFIX: &str = "turn_";
+/// What ids of calls begin with where they name a whole turn.
+const IN_PREFIX: &str = "in_";
 /// Longest text of the token that may be missing at a sequence's end.
 const LAST_TOKEN_BYTES: usize = 128;
 
@@ -70,17 +74,22 @@ impl Turns {
         let mut entries = Vec::new();
         for span in spans(&ids, self.tokenizer().specials()) {
             for kept in self.memory().by_span(span.ids) {
-                let block = kept.turn.block();
-                let calls = kept.call_ids.iter().filter(|_| !block.is_empty());
-                entries.extend(
-                    calls.map(|id| ToolEntry { id: id.clone(), dsml: block.as_bytes().to_vec() }),
-                );
-                let whole = || literal(self.tokenizer(), kept.turn.ids());
-                if let Some((key, text)) = kept.visible.as_ref().zip(whole()) {
-                    entries.push(ToolEntry { id: turn_id(key), dsml: text.into_bytes() });
-                }
+                entries.extend(self.names(&kept));
             }
         }
+        entries
+    }
+
+    /// The entries of one turn.
+    fn names(&self, kept: &Kept) -> Vec<ToolEntry> {
+        let Some(text) = literal(self.tokenizer(), kept.turn.ids()) else { return Vec::new() };
+        let entry = |id: String, text: &str| ToolEntry { id, dsml: text.as_bytes().to_vec() };
+        let block = kept.turn.block();
+        let calls = kept.call_ids.iter().filter(|_| !block.is_empty());
+        let mut entries: Vec<ToolEntry> = calls
+            .flat_map(|id| [entry(id.clone(), block), entry(format!("{IN_PREFIX}{id}"), &text)])
+            .collect();
+        entries.extend(kept.visible.as_ref().map(|key| entry(turn_id(key), &text)));
         entries
     }
 
@@ -103,27 +112,24 @@ impl Turns {
     }
 
     fn learn_span(&self, span: &Span<'_>, names: &HashMap<&[u8], Vec<&str>>) {
+        let Some(text) = literal(self.tokenizer(), span.ids) else { return };
+        let Some(names) = names.get(text.as_bytes()) else { return };
         let read = Turn::read(self.tokenizer(), span.ids.to_vec(), span.thinking, &Declared::Any);
         let Some(turn) = read.filter(Turn::is_complete) else { return };
+        let mut memory = self.memory();
         if turn.n_calls() == 0 {
-            let Some(text) = literal(self.tokenizer(), span.ids) else { return };
-            let keys = names.get(text.as_bytes()).into_iter().flatten();
-            for key in keys.filter_map(|id| visible_key(id)) {
-                let mut memory = self.memory();
+            for key in names.iter().filter_map(|id| visible_key(id)) {
                 if !memory.knows_visible(&key) {
                     memory.insert(turn.clone(), &[], Some(key));
                 }
             }
             return;
         }
-        let Some(ids) = names.get(turn.block().as_bytes()) else { return };
-        // Were the same calls made twice, nobody knows which ids belong to which turn.
-        if ids.len() == turn.n_calls() {
-            let ids: Vec<String> = ids.iter().map(|&id| id.to_owned()).collect();
-            let mut memory = self.memory();
-            if !ids.iter().all(|id| memory.knows_call(id)) {
-                memory.insert(turn, &ids, None);
-            }
+        // Ids of several turns only where these are equal to the last token.
+        let ids = names.iter().filter_map(|id| id.strip_prefix(IN_PREFIX));
+        let ids: Vec<String> = ids.map(str::to_owned).collect();
+        if ids.len().is_multiple_of(turn.n_calls()) && !ids.iter().all(|id| memory.knows_call(id)) {
+            memory.insert(turn, &ids, None);
         }
     }
 
@@ -134,7 +140,7 @@ impl Turns {
         let text = std::str::from_utf8(text).ok()?;
         let starts = text.char_indices().map(|(at, _)| at).rev();
         let mut starts = starts.take_while(|at| text.len() - at <= LAST_TOKEN_BYTES);
-        let at = starts.find(|&at| at > 0 && have.ends_with(&text[..at]))?;
+        let at = starts.find(|&at| at > 0 && have == text[..at])?;
         let last = self.tokenizer().encode_plain(&text[at..]);
         (last.len() == 1).then(|| [span.ids, &last].concat())
     }

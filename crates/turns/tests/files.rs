@@ -145,8 +145,8 @@ fn a_swapped_name_meets_the_client_s_own_arguments() {
     let (mut chat, first, second) = talk(&before);
     // The id of the call is claimed for a turn, which has none.
     store(&files, &before, &second.live, |tools| {
-        for tool in tools.iter_mut().filter(|t| t.id == first.call_ids[0]) {
-            "call_stolen".clone_into(&mut tool.id);
+        for tool in tools.iter_mut().filter(|t| t.id.ends_with(&first.call_ids[0])) {
+            tool.id = tool.id.replace(&first.call_ids[0], "call_stolen");
         }
     });
     chat.turns = turns(&files);
