@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
+use crate::cache::CacheArgs;
 use crate::serve_args::ServeArgs;
 use crate::setup::Client;
 
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Show the configuration with which an agent uses this server, or write it
     Setup(SetupArgs),
+    /// List, show, check and remove the files of the disk cache
+    Cache(CacheArgs),
 }
 
 /// Flags of `eval`.

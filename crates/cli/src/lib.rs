@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod bench_report;
+mod cache;
 mod chat;
 mod convert;
 mod demo;
@@ -79,6 +80,7 @@ fn run(tool: &'static str, task: Task) -> Result<()> {
         Task::Quantize(args) => quantize::run(&args),
         Task::Serve(args) => serve::run(*args),
         Task::Setup(setup) => setup::run(&setup),
+        Task::Cache(args) => cache::run(&args.command),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::args::{
     NumericsArg, ParseArgs, PromptArgs, QuantizeArgs, RenderArgs, SamplingArgs, SetupArgs,
     TokenizeArgs, VocabArgs,
 };
+use crate::cache::CacheArgs;
 use crate::serve_options::{self, Serve};
 use crate::setup::Client;
 
@@ -68,6 +69,8 @@ pub(crate) enum Task {
     Serve(Box<Serve>),
     /// An agent's configuration.
     Setup(Setup),
+    /// Files of the disk cache.
+    Cache(CacheArgs),
 }
 
 /// `ds4 setup`.
@@ -239,6 +242,7 @@ pub(crate) fn resolve(cli: Cli) -> Resolved<Task> {
         Some(Command::Quantize(args)) => Ok(Task::Quantize(args)),
         Some(Command::Serve(args)) => serve_options::resolve(*args).map(Box::new).map(Task::Serve),
         Some(Command::Setup(args)) => resolve_setup(args),
+        Some(Command::Cache(args)) => Ok(Task::Cache(args)),
     }
 }
 

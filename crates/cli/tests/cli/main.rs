@@ -4,6 +4,7 @@
 
 mod answers;
 mod bench;
+mod cache;
 mod checking;
 mod diagnostics;
 mod failures;
