@@ -1,7 +1,7 @@
 //! The forward pass in the order of the paper: embedding, layers, each a pair of sublayers between
 //! hyper-connections (§2.1–§2.4).
 
-use ds4_model::{BlockWeights, HyperWeights, Place, Stage};
+use ds4_model::{BlockWeights, HyperWeights, Place, Stage, Steering};
 
 use crate::scratch::Scratch;
 use crate::seq::Seq;
@@ -48,16 +48,32 @@ pub(crate) fn block(step: &mut Step<'_>, b: &Block<'_>, seqs: &mut [Seq], s: &mu
 
     hc_pre(step, &b.w.hc_attn, &b.w.attn_norm, Some(b.place), s);
     attention::attention(step, b, seqs, s);
+    steer(step, b.place, |steering| steering.attn, &mut s.y);
     step.record(b.place, Stage::AttnOut, &[embd], &s.y);
     hc_post(step, s);
 
     hc_pre(step, &b.w.hc_ffn, &b.w.ffn_norm, None, s);
     step.record(b.place, Stage::FfnNorm, &[embd], s.x.rows());
     moe::ffn(step, b, s);
+    steer(step, b.place, |steering| steering.ffn, &mut s.y);
     step.record(b.place, Stage::FfnOut, &[embd], &s.y);
     hc_post(step, s);
 
     step.record(b.place, Stage::Hidden, &[step.model.dims.n_hc, embd], s.streams.rows());
+}
+
+/// `y −= scale·v·(v·y)` for every token, where the model is steered; the MTP block never is.
+fn steer(step: &Step<'_>, place: Place, scale: fn(&Steering) -> f32, y: &mut [f32]) {
+    let (Some(steering), Place::Layer(il)) = (step.model.file.steering(), place) else { return };
+    let (scale, v) = (scale(steering), steering.direction(il));
+    if scale == 0.0 {
+        return;
+    }
+    for y in y.chunks_exact_mut(v.len()).take(step.batch.len()) {
+        let share: f64 = v.iter().zip(&*y).map(|(v, y)| f64::from(*v) * f64::from(*y)).sum();
+        #[expect(clippy::cast_possible_truncation, reason = "summed in f64, used in f32")]
+        vec_ops::axpy(-scale * share as f32, v, y);
+    }
 }
 
 /// Every stream of a token starts as its embedding (§2.1).

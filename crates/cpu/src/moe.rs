@@ -1,6 +1,6 @@
 //! The FFN sublayer: router, routed experts, shared expert (§2.9).
 
-use ds4_model::{Place, Router, Stage};
+use ds4_model::{ExpertInputs, Place, Router, Stage};
 
 use crate::acts::ActForm;
 use crate::layer::Block;
@@ -17,6 +17,7 @@ pub(crate) fn ffn(step: &mut Step<'_>, b: &Block<'_>, s: &mut Scratch) {
     sort_by_expert(step, &mut s.ffn);
     gate_and_up(step, b, s);
     activate(step, b, &mut s.ffn);
+    show_inputs(step, b.place, s);
     down(step, b, s);
 }
 
@@ -122,6 +123,20 @@ fn activate(step: &Step<'_>, b: &Block<'_>, f: &mut FfnScratch) {
     });
     f.mid.quantise(step.pool, &[step.model.expert_form()]);
     step.prepare(&mut f.shared_mid, [&b.w.shared.down]);
+}
+
+/// Shows the observer what the experts read.
+fn show_inputs(step: &mut Step<'_>, place: Place, s: &Scratch) {
+    let slots = step.batch.len() * step.model.dims.n_expert_used;
+    let Some(probe) = step.probe.as_deref_mut() else { return };
+    let f = &s.ffn;
+    let inputs = ExpertInputs {
+        bounds: &f.first,
+        token_of: &f.token_of[..slots],
+        gate_up: s.x.rows(),
+        down: f.mid.rows(),
+    };
+    probe.experts(place, inputs);
 }
 
 /// Down projections, and the sum of a token's experts.

@@ -9,7 +9,7 @@ use ds4_gguf::{Bytes, Gguf};
 use sha2::{Digest, Sha256};
 
 use crate::layout::{self, Class};
-use crate::{Dims, Result, Weights};
+use crate::{Dims, Result, Steering, Weights};
 
 /// A model ready to be given to a backend.
 #[derive(Clone, Debug)]
@@ -26,8 +26,10 @@ pub struct ModelFile {
     pub name: String,
     /// The published name of the shape, or what it is instead.
     pub description: String,
-    /// Identity of the main file's contents; ties saved sequences to a model.
+    /// Identity of the main file's contents and of the steering; ties saved sequences to a model.
     pub fingerprint: Fingerprint,
+    /// Moves the layers' outputs; see [`ModelFile::steer`].
+    steering: Option<Steering>,
 }
 
 impl ModelFile {
@@ -55,7 +57,19 @@ impl ModelFile {
             mtp,
             dims,
             weights,
+            steering: None,
         })
+    }
+
+    /// Steers the model in this way from now on; the fingerprint follows.
+    pub fn steer(&mut self, steering: Steering) {
+        self.fingerprint = steering.fingerprint(Fingerprint::of(&self.gguf));
+        self.steering = Some(steering);
+    }
+
+    /// How the model is steered, if it is.
+    pub fn steering(&self) -> Option<&Steering> {
+        self.steering.as_ref()
     }
 
     /// Whether an MTP block is loaded, from its own file or from within the main file.

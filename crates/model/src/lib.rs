@@ -8,7 +8,8 @@
 //! [`Runner`] is the one boundary between requests and tensors: the engine above sees no tensor, a
 //! backend below sees no request. What a sequence keeps in memory is planned in [`memory`], so that
 //! runners and reports count alike. [`Numerics`] says which roundings are simulated, and
-//! [`RopeFreqs`] holds the rotations as data.
+//! [`RopeFreqs`] holds the rotations as data. [`Steering`] moves the layers' outputs along given
+//! directions.
 //!
 //! Backends share the truth, not the schedule: [`Stage`] names the intermediate values, a
 //! [`Recorder`] collects them, [`compare`] measures them against a reference. Models for this are
@@ -34,6 +35,7 @@ mod probe;
 mod runner;
 pub mod shapes;
 mod stage;
+mod steering;
 pub mod synthetic;
 pub mod testing;
 mod weights;
@@ -46,7 +48,8 @@ pub use layout::Class;
 pub use numerics::Numerics;
 pub use probe::{Recorder, Stages};
 pub use runner::{Mark, Result, Runner, SeqId, Span, TokenId};
-pub use stage::{Place, Probe, Stage};
+pub use stage::{ExpertInputs, Place, Probe, Stage};
+pub use steering::Steering;
 pub use weights::{
     BlockWeights, CompressorWeights, FfnWeights, HyperWeights, IndexerWeights, Matrix, MtpWeights,
     Router, Weights,

@@ -115,10 +115,29 @@ impl fmt::Display for Stage {
     }
 }
 
+/// What the routed experts of a chunk read. A slot is one (token, chosen expert) pair; the slots of an
+/// expert are together.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertInputs<'a> {
+    /// Expert `e` has the slots `bounds[e]..bounds[e + 1]`.
+    pub bounds: &'a [u32],
+    /// The row of `gate_up` that each slot reads.
+    pub token_of: &'a [u32],
+    /// Input of the gate and up projections: `[t, n_embd]`.
+    pub gate_up: &'a [f32],
+    /// Input of the down projections, the router's weight in it: `[slots, n_ff]`.
+    pub down: &'a [f32],
+}
+
 /// Watches a runner. `record` is called after each stage of each chunk, in order of positions.
 pub trait Probe: Send {
     /// Receives one stage value of the tokens at positions `pos0..`, row-major with `shape`.
     fn record(&mut self, place: Place, stage: Stage, pos0: u32, shape: &[usize], data: &[f32]);
+
+    /// Receives what the routed experts of one chunk read, before any rounding.
+    fn experts(&mut self, place: Place, inputs: ExpertInputs<'_>) {
+        let _ = (place, inputs);
+    }
 
     /// Teacher forcing: the hyper-connection state to use as the input of trunk layer `layer` for
     /// positions `pos0..pos0 + t`, `[t, n_hc, n_embd]`; `None` lets the runner's own state pass.
