@@ -339,7 +339,7 @@ impl Scheduler {
     /// Forks the match's sequence into slot `into`; `false` when the runner cannot.
     fn fork(&mut self, m: &Match, into: usize) -> Result<bool> {
         let from = &self.slots[m.slot];
-        let Some(frontier) = from.frontiers.before(m.shared) else { return Ok(false) };
+        let Some(frontier) = from.frontiers.at(m.mark) else { return Ok(false) };
         match self.runner.fork(from.id, &frontier.mark, self.options.ctx) {
             Ok(id) => {
                 let mut slot = Slot::holding(id, from.tokens[..frontier.len()].to_vec());

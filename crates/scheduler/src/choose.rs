@@ -39,7 +39,7 @@ pub(crate) struct Match {
     /// Tokens that can be kept: shared, and reachable by truncation or a mark.
     pub(crate) keep: usize,
     /// The last mark among the shared tokens.
-    mark: usize,
+    pub(crate) mark: usize,
     /// Whether all of the prompt is shared: it was asked before, or is a part of what was.
     is_whole: bool,
 }
@@ -137,9 +137,15 @@ impl Scheduler {
         };
         // Without logits at its end the last token of a prompt must be computed again.
         let wanted = if is_whole && !has_logits { shared.saturating_sub(1) } else { shared };
-        let mark = slot.frontiers.before(wanted).map_or(0, crate::frontier::Frontier::len);
+        let mark = slot.mark_before(wanted, common, &asked.keyed);
         let is_near = slot.is_idle() && slot.tokens.len() - wanted <= ROLLBACK_MAX;
-        let keep = if is_near { wanted } else { mark };
+        let keep = if is_near && slot.stands_for(wanted, common, &asked.keyed) {
+            wanted
+        } else if is_near {
+            mark.max(common.min(wanted))
+        } else {
+            mark
+        };
         Match { slot: ix, common: common.min(wanted), shared: wanted, keep, mark, is_whole }
     }
 
@@ -149,7 +155,11 @@ impl Scheduler {
         if asked.tokens.get(..keep) == Some(&slot.tokens[..keep]) {
             return Some(asked.tokens.clone());
         }
-        let at = slot.keyed(self.texts.as_ref()).end(keep);
+        let keyed = slot.keyed(self.texts.as_ref());
+        if !keyed.meets(&asked.keyed, keep) {
+            return None;
+        }
+        let at = keyed.end(keep);
         let rest = asked.keyed.rest(self.texts.as_ref(), &asked.tokens, at)?;
         let all: Vec<TokenId> = slot.tokens[..keep].iter().copied().chain(rest).collect();
         (all.len() < self.options.ctx as usize).then_some(all)

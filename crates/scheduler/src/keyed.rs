@@ -46,13 +46,24 @@ impl Keyed {
         self.key.bytes()
     }
 
-    /// How many of its tokens have an encoding that `other` begins with; the first `common` tokens
-    /// of both are known to be equal.
+    /// How many of its tokens can stand for the beginning of `other`: the first `common`, which are
+    /// known to be equal, and those behind them that spell the same text and meet it again at a
+    /// control token.
     pub(crate) fn shared(&self, other: &Self, common: usize) -> usize {
         let from = self.end(common);
         let pairs = self.bytes()[from..].iter().zip(&other.bytes()[from..]);
         let bytes = from + pairs.take_while(|(a, b)| a == b).count();
-        self.ends.partition_point(|&end| end <= bytes)
+        let spelled = self.ends.partition_point(|&end| end <= bytes);
+        (common + 1..=spelled).rev().find(|&n| self.meets(other, n)).unwrap_or(common)
+    }
+
+    /// Whether the first `n` tokens, which spell the beginning of `other`, end beside a control
+    /// token. Elsewhere another spelling would go on into text that is tokenised together with what
+    /// precedes it: the prompt would depend on what happened to be live, and its answer with it.
+    pub(crate) fn meets(&self, other: &Self, n: usize) -> bool {
+        let is_control = |bytes: &[u8], at: usize| bytes.get(at) == Some(&CONTROL);
+        n > 0
+            && (is_control(self.bytes(), self.end(n - 1)) || is_control(other.bytes(), self.end(n)))
     }
 
     /// Number of tokens that end at byte `at`, if one does.

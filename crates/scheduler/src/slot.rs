@@ -117,6 +117,21 @@ impl Slot {
         &self.keyed
     }
 
+    /// Whether its first `n` tokens can stand for the beginning of a prompt with which it has
+    /// `common` tokens in common; both must be encoded.
+    pub(crate) fn stands_for(&self, n: usize, common: usize, asked: &Keyed) -> bool {
+        n <= common || self.keyed.meets(asked, n)
+    }
+
+    /// Length at the last mark of at most `len` tokens that can stand for the prompt's beginning.
+    pub(crate) fn mark_before(&self, len: usize, common: usize, asked: &Keyed) -> usize {
+        let mut at = self.frontiers.before(len).map_or(0, Frontier::len);
+        while !self.stands_for(at, common, asked) {
+            at = self.frontiers.before(at - 1).map_or(0, Frontier::len);
+        }
+        at
+    }
+
     /// Tokens shared with `prompt`.
     pub(crate) fn common(&self, prompt: &[TokenId]) -> usize {
         self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count()

@@ -92,13 +92,29 @@ fn other_tokens_for_the_same_text_are_kept() {
     sampled.push(PAIR);
     ask(&mut s, &sampled, 1);
     let mut canonical = numbers(1, 60);
-    canonical.extend([1, 2, 33, 34]);
+    canonical.extend([1, 2, 0, 33, 34]);
     let heard = submit(&mut s, &canonical, 3);
     run(&mut s);
     let notes = heard.0.lock().unwrap();
-    sampled.extend([33, 34]);
+    sampled.extend([0, 33, 34]);
     assert_eq!(notes.tokens, expected(&sampled, 3));
     assert_eq!(notes.started.as_ref().unwrap().reused, 61);
+}
+
+#[test]
+fn a_prompt_is_not_spelled_by_what_happens_to_be_live() {
+    let mut s = scheduler(runner(), options());
+    let mut live = numbers(1, 60);
+    live.extend([PAIR, 5]);
+    ask(&mut s, &live, 1);
+    let mut prompt = numbers(1, 60);
+    // The same text as the pair, but what follows belongs to the same stretch of text.
+    prompt.extend([1, 2, 33, 34]);
+    let heard = submit(&mut s, &prompt, 3);
+    run(&mut s);
+    let notes = heard.0.lock().unwrap();
+    assert_eq!(notes.tokens, expected(&prompt, 3));
+    assert!(notes.started.as_ref().unwrap().reused <= 60);
 }
 
 #[test]
