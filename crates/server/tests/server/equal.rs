@@ -71,3 +71,29 @@ async fn nano_keeps_to_a_schema() {
     let value: Value = serde_json::from_str(content).unwrap();
     assert!(value["name"].is_string() && value["age"].is_i64(), "{content}");
 }
+
+#[tokio::test]
+async fn texts_that_part_within_a_word_are_themselves() {
+    let prompt = |ix: usize| {
+        let places = ["What", "Write", "Why", "Where", "Whose", "Wh", "W", "Water"];
+        let text = format!("Once upon a time, in {} ({ix})", places[ix % places.len()]);
+        json!({"prompt": text, "max_tokens": 12, "temperature": 1.0, "seed": ix, "logprobs": 0})
+    };
+    let answer = |server: Arc<Server>, ix| async move {
+        ask(&server, post("/v1/completions", &prompt(ix))).await.1["choices"].clone()
+    };
+    let mut alone = Vec::new();
+    for ix in 0..16 {
+        let fresh = Arc::new(nano_server(Sharing { parallel: 1, ..sharing() }, options()));
+        alone.push(answer(fresh, ix).await);
+    }
+    let shared = Sharing { parallel: 3, queue_max: 64, ..sharing() };
+    let shared = Arc::new(nano_server(shared, options()));
+    for round in 0..2 {
+        let asked: Vec<_> =
+            (0..16).rev().map(|ix| tokio::spawn(answer(Arc::clone(&shared), ix))).collect();
+        for (ix, asked) in (0..16).rev().zip(asked) {
+            assert_eq!(asked.await.unwrap(), alone[ix], "round {round}, {ix}");
+        }
+    }
+}
