@@ -171,18 +171,23 @@ pub(crate) struct ModelArgs {
     #[arg(long)]
     pub no_lock: bool,
     #[command(flatten)]
-    pub unavailable: UnavailableArgs,
+    pub steering: SteeringArgs,
 }
 
-/// Options of the C engine that this build refuses, so that none is silently ignored.
+/// Moving the layers' outputs along given directions.
 #[expect(clippy::struct_field_names, reason = "the flags have this prefix")]
 #[derive(Args, Debug)]
-pub(crate) struct UnavailableArgs {
-    #[arg(long, hide = true, value_name = "FILE")]
+pub(crate) struct SteeringArgs {
+    /// Steer with this file: for each layer a direction, an f32 for each channel
+    #[arg(long, value_name = "FILE")]
     pub dir_steering_file: Option<PathBuf>,
-    #[arg(long, hide = true, value_name = "F", allow_negative_numbers = true)]
+    /// How strongly to steer the outputs of the FFN [default: 1 if no scale is given, else 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = steering_scale)]
+    #[arg(requires = "dir_steering_file")]
     pub dir_steering_ffn: Option<f32>,
-    #[arg(long, hide = true, value_name = "F", allow_negative_numbers = true)]
+    /// How strongly to steer the outputs of attention [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = steering_scale)]
+    #[arg(requires = "dir_steering_file")]
     pub dir_steering_attn: Option<f32>,
 }
 
@@ -296,21 +301,35 @@ pub(crate) struct DiagnosticArgs {
     #[arg(long, value_name = "FILE")]
     pub perplexity_file: Option<PathBuf>,
     #[command(flatten)]
+    pub imatrix: ImatrixArgs,
+    #[command(flatten)]
     pub unavailable: UnavailableDiagnosticArgs,
+}
+
+/// Collecting an importance matrix.
+#[expect(clippy::struct_field_names, reason = "the flags have this prefix")]
+#[derive(Args, Debug)]
+pub(crate) struct ImatrixArgs {
+    /// Collect an importance matrix from these rendered prompts, each from its BOS on
+    #[arg(long, value_name = "FILE", requires = "imatrix_out")]
+    pub imatrix_dataset: Option<PathBuf>,
+    /// With --imatrix-dataset: write it to this file
+    #[arg(long, value_name = "FILE", requires = "imatrix_dataset")]
+    pub imatrix_out: Option<PathBuf>,
+    /// With --imatrix-dataset: prompts to run at most
+    #[arg(long, value_name = "N", requires = "imatrix_dataset")]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
+    pub imatrix_max_prompts: Option<u32>,
+    /// With --imatrix-dataset: tokens to run at most
+    #[arg(long, value_name = "N", requires = "imatrix_dataset")]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
+    pub imatrix_max_tokens: Option<u32>,
 }
 
 /// Diagnostics of the C engine that this build refuses.
 #[expect(clippy::struct_excessive_bools, reason = "they are flags")]
 #[derive(Args, Debug)]
 pub(crate) struct UnavailableDiagnosticArgs {
-    #[arg(long, hide = true, value_name = "FILE")]
-    pub imatrix_dataset: Option<PathBuf>,
-    #[arg(long, hide = true, value_name = "FILE")]
-    pub imatrix_out: Option<PathBuf>,
-    #[arg(long, hide = true, value_name = "N")]
-    pub imatrix_max_prompts: Option<u32>,
-    #[arg(long, hide = true, value_name = "N")]
-    pub imatrix_max_tokens: Option<u32>,
     #[arg(long, hide = true)]
     pub head_test: bool,
     #[arg(long, hide = true)]
@@ -460,6 +479,7 @@ pub(crate) struct BenchArgs {
     pub wide: bool,
     /// Random weights of the real shape instead of a file, and seeded token ids as the prompt
     #[arg(long, conflicts_with_all = ["model", "mtp", "prompt_file", "chat_prompt_file"])]
+    #[arg(conflicts_with = "dir_steering_file")]
     pub synthetic: bool,
     /// With --synthetic: layers of the model [default: all 43]
     #[arg(long, value_name = "N", requires = "synthetic")]
@@ -469,6 +489,11 @@ pub(crate) struct BenchArgs {
 
 fn margin(text: &str) -> Result<f64, String> {
     float_in(text, 0.0, 1000.0)
+}
+
+fn steering_scale(text: &str) -> Result<f32, String> {
+    #[expect(clippy::cast_possible_truncation, reason = "at most 100")]
+    float_in(text, -100.0, 100.0).map(|value| value as f32)
 }
 
 fn step_mul(text: &str) -> Result<f64, String> {

@@ -14,6 +14,7 @@ mod demo;
 mod dump;
 mod eval;
 mod fault;
+mod imatrix;
 mod inspect;
 mod load;
 mod logits;
@@ -43,10 +44,13 @@ use clap::error::ErrorKind;
 use args::Cli;
 use options::{Task, Usage};
 
+/// Address space that any command may take before it can tell how much it needs.
+const START_BYTES: u64 = 32 << 20;
+
 /// Runs a command line, the program's own name first; the exit status.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (tool, argv) = args::normalise(argv);
-    let result = machine::check_start()
+    let result = machine::check_address_space(START_BYTES, "starting")
         .and_then(|()| serve_config::with_config(argv).map_err(anyhow::Error::from));
     let result = result.and_then(|argv| match Cli::try_parse_from(argv) {
         Ok(cli) => options::resolve(cli).map_err(anyhow::Error::from).and_then(|t| run(tool, t)),
@@ -67,6 +71,7 @@ fn run(tool: &'static str, task: Task) -> Result<()> {
         }
         Task::DumpTokens { model, prompt } => dump::tokens(&model, &prompt),
         Task::Perplexity { model, ctx, file } => dump::score(&model, ctx, &file),
+        Task::Imatrix(collect) => imatrix::run(&collect),
         Task::Inspect { model, mtp, ctx, is_json } => {
             inspect::run(&model, mtp.as_deref(), ctx, is_json)
         }

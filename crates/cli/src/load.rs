@@ -1,16 +1,18 @@
 //! From options to a model that can run: open, check, prepare, and say so on stderr.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ds4_cpu::{CpuOptions, CpuRunner};
 use ds4_gguf::Gguf;
-use ds4_model::{ModelFile, Numerics, Runner};
+use ds4_model::{ModelFile, Numerics, Runner, Steering};
 use ds4_text::Tokenizer;
 
-use crate::machine::{Machine, check_memory, gib};
-use crate::options::{Model, Source};
+use crate::machine::{Machine, check_address_space, check_memory, gib};
+use crate::options::{Model, Source, SteeringFile};
 use crate::{demo, terminal};
 
 /// A model ready to run.
@@ -79,7 +81,15 @@ pub(crate) fn open_file(model: &Model) -> Result<ModelFile> {
     }
     let gguf = open_gguf(&model.source)?;
     let mtp = model.mtp.as_deref().map(Gguf::open).transpose()?;
-    Ok(ModelFile::new(gguf, mtp)?)
+    let mut file = ModelFile::new(gguf, mtp)?;
+    if let Some(SteeringFile { path, attn, ffn }) = &model.steering {
+        let name = path.display();
+        let bytes = read_file(path)?;
+        let steering = Steering::from_bytes(&bytes, &file.dims, *attn, *ffn);
+        file.steer(steering.with_context(|| name.to_string())?);
+        terminal::note(&format!("steering: {name}, attention {attn}, FFN {ffn}"));
+    }
+    Ok(file)
 }
 
 /// Prepares the backend for a checked model.
@@ -90,10 +100,10 @@ pub(crate) fn start(file: ModelFile, model: &Model) -> Result<Loaded> {
     Ok(Loaded { runner: Box::new(runner), file, threads, step_bytes })
 }
 
-/// Memory that a model takes at most before its first step: threads with their stacks, scratch, the
-/// tables of the vocabulary.
+/// Address space that a model takes at most before its first step: threads with their stacks and the
+/// allocator's reserve for each, scratch, the tables of the vocabulary.
 fn fixed_bytes(file: &ModelFile, options: &CpuOptions) -> u64 {
-    const THREAD: u64 = 2 << 20;
+    const THREAD: u64 = (2 + 64) << 20;
     const TOKEN: u64 = 512;
     const OTHER: u64 = 16 << 20;
     let n_threads = match options.threads {
@@ -129,7 +139,7 @@ fn start_cpu(
     let numerics = numerics.unwrap_or(own);
     let threads = model.threads.unwrap_or(0);
     let options = CpuOptions { threads, numerics, ..CpuOptions::default() };
-    check_memory(fixed_bytes(&file, &options), "running the model", "free some memory")?;
+    check_address_space(fixed_bytes(&file, &options), "running the model")?;
     let file = Arc::new(file);
     let runner = CpuRunner::new(&file, &options)?;
     terminal::note(&format!("backend: CPU, {} threads", runner.threads()));
@@ -155,11 +165,25 @@ fn warm(file: &ModelFile) -> Result<()> {
     Ok(())
 }
 
-/// The text of a prompt file.
+/// Largest file that is read as a whole, in bytes: prompts are far smaller, devices endless.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// The bytes of a file that is not a model.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let name = path.display();
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|f| f.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let n = read.with_context(|| format!("cannot read {name}"))?;
+    if n as u64 > FILE_BYTES_MAX {
+        bail!("{name}: larger than {}", gib(FILE_BYTES_MAX));
+    }
+    Ok(bytes)
+}
+
+/// The text of a file.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let name = path.display();
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(read_file(path)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("{name}: not UTF-8 at byte {at}; convert the file to UTF-8")
     })

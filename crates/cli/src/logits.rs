@@ -87,8 +87,8 @@ fn write_stages(stages: &Stages, dir: &Path) -> Result<()> {
 /// A JSON array of ids, or an object whose `prompt` is one.
 fn read_ids(path: &Path) -> Result<Vec<TokenId>> {
     let name = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-    let mut json: Value = serde_json::from_str(&text).with_context(|| name.to_string())?;
+    let bytes = load::read_file(path)?;
+    let mut json: Value = serde_json::from_slice(&bytes).with_context(|| name.to_string())?;
     if let Some(prompt) = json.get_mut("prompt") {
         json = prompt.take();
     }

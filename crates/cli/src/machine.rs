@@ -72,18 +72,15 @@ fn number_after(text: &str, key: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// Address space that any command may take before it can tell how much it needs, in bytes.
-const START_BYTES: u64 = 32 << 20;
-
-/// Refuses to start where the smallest allocation could fail: that would abort the process.
-pub(crate) fn check_start() -> Result<()> {
+/// Refuses to go on where less than `wanted` bytes of address space are left for `what`: an
+/// allocation that fails would abort the process.
+pub(crate) fn check_address_space(wanted: u64, what: &str) -> Result<()> {
     match address_space_left() {
-        Some(left) if left < START_BYTES => {
-            let (need, left) = (gib(START_BYTES), gib(left));
-            bail!(
-                "out of memory: starting takes {need}, the limit of this shell leaves {left}; raise ulimit -v"
-            )
-        }
+        Some(left) if left < wanted => bail!(
+            "out of memory: {what} takes {} of address space, {} are left; raise ulimit -v",
+            gib(wanted),
+            gib(left)
+        ),
         _ => Ok(()),
     }
 }

@@ -9,9 +9,10 @@ use ds4_model::Numerics;
 use crate::args::{
     Backend, BenchArgs, ChatArgs, Cli, Command, EvalArgs, InspectArgs, LogitsArgs, ModelArgs,
     NumericsArg, ParseArgs, PromptArgs, QuantizeArgs, RenderArgs, SamplingArgs, SetupArgs,
-    TokenizeArgs, VocabArgs,
+    SteeringArgs, TokenizeArgs, VocabArgs,
 };
 use crate::cache::CacheArgs;
+use crate::imatrix::Collect;
 use crate::serve_options::{self, Serve};
 use crate::setup::Client;
 
@@ -47,6 +48,8 @@ pub(crate) enum Task {
     DumpTokens { model: Source, prompt: Prompt },
     /// Score a text.
     Perplexity { model: Model, ctx: u32, file: PathBuf },
+    /// Collect an importance matrix.
+    Imatrix(Collect),
     /// Show a model file.
     Inspect { model: Source, mtp: Option<PathBuf>, ctx: Option<u32>, is_json: bool },
     /// Strings to ids.
@@ -127,6 +130,19 @@ pub(crate) struct Model {
     pub threads: Option<usize>,
     /// Read all weights before the first token.
     pub is_warm: bool,
+    /// How to steer it.
+    pub steering: Option<SteeringFile>,
+}
+
+/// Directions in a file, and how strongly they count.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SteeringFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Scale for attention.
+    pub attn: f32,
+    /// Scale for the FFN.
+    pub ffn: f32,
 }
 
 /// How much to think.
@@ -297,6 +313,12 @@ fn resolve_chat(args: ChatArgs) -> Resolved<Task> {
     if let Some(file) = diagnostics.perplexity_file {
         return Ok(Task::Perplexity { model, ctx, file });
     }
+    let imatrix = diagnostics.imatrix;
+    if let (Some(dataset), Some(out)) = (imatrix.imatrix_dataset, imatrix.imatrix_out) {
+        let max_prompts = imatrix.imatrix_max_prompts.map(|n| n as usize);
+        let max_tokens = imatrix.imatrix_max_tokens.map(|n| n as usize);
+        return Ok(Task::Imatrix(Collect { model, dataset, out, max_prompts, max_tokens }));
+    }
     let thinking = match (thinking.nothink, thinking.think_max) {
         (true, _) => Thinking::Off,
         (false, false) => Thinking::On,
@@ -333,15 +355,6 @@ fn resolve_sampling(args: &SamplingArgs) -> Resolved<Sampling> {
 }
 
 pub(crate) fn resolve_model(args: ModelArgs) -> Resolved<Model> {
-    let steering = &args.unavailable;
-    let is_steered = steering.dir_steering_file.is_some()
-        || steering.dir_steering_ffn.is_some()
-        || steering.dir_steering_attn.is_some();
-    if is_steered {
-        return refuse(
-            "directional steering is not available in this build: drop --dir-steering-*",
-        );
-    }
     let gpu = match args.backend {
         Some(Backend::Cuda) => Some("--backend cuda"),
         Some(Backend::Metal) => Some("--backend metal"),
@@ -362,17 +375,20 @@ pub(crate) fn resolve_model(args: ModelArgs) -> Resolved<Model> {
         draft_max: if may_draft { usize::from(args.mtp_draft) } else { 0 },
         threads: args.threads.map(usize::from),
         is_warm: args.warm_weights,
+        steering: resolve_steering(args.steering),
     })
 }
 
+/// Without any scale the FFN is steered with 1.
+fn resolve_steering(args: SteeringArgs) -> Option<SteeringFile> {
+    let path = args.dir_steering_file?;
+    let (attn, ffn) = (args.dir_steering_attn, args.dir_steering_ffn);
+    let is_default = attn.is_none() && ffn.is_none();
+    let ffn = ffn.unwrap_or(if is_default { 1.0 } else { 0.0 });
+    Some(SteeringFile { path, attn: attn.unwrap_or(0.0), ffn })
+}
+
 fn refuse_unavailable_diagnostics(args: &crate::args::UnavailableDiagnosticArgs) -> Resolved<()> {
-    let is_imatrix = args.imatrix_dataset.is_some()
-        || args.imatrix_out.is_some()
-        || args.imatrix_max_prompts.is_some()
-        || args.imatrix_max_tokens.is_some();
-    if is_imatrix {
-        return refuse("collecting an imatrix is not available in this build: drop --imatrix-*");
-    }
     let tests = [
         (args.head_test, "--head-test"),
         (args.first_token_test, "--first-token-test"),
@@ -477,9 +493,11 @@ mod tests {
             (&["--cuda"][..], "--cuda is not available"),
             (&["--metal"], "--metal is not available"),
             (&["--backend", "cuda"], "--backend cuda is not available"),
-            (&["--dir-steering-file", "x"], "steering is not available"),
-            (&["--dir-steering-ffn", "-1"], "steering is not available"),
-            (&["--imatrix-out", "x"], "imatrix is not available"),
+            (&["--dir-steering-ffn", "-1"], "--dir-steering-file"),
+            (&["--dir-steering-file", "x", "--dir-steering-attn", "101"], "between -100 and 100"),
+            (&["--imatrix-out", "x"], "--imatrix-dataset"),
+            (&["--imatrix-dataset", "x"], "--imatrix-out"),
+            (&["bench", "--synthetic", "--dir-steering-file", "x"], "--dir-steering-file"),
             (&["--head-test"], "--head-test is not available"),
             (&["-p", "a", "--prompt-file", "b"], "specify only one prompt source"),
             (&["--dump-tokens"], "--dump-tokens needs -p or --prompt-file"),
@@ -494,6 +512,21 @@ mod tests {
         ] {
             let error = task(args).unwrap_err();
             assert!(error.contains(want), "{args:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_ffn_is_steered_unless_a_scale_says_otherwise() {
+        for (args, attn, ffn) in [
+            (&[][..], 0.0, 1.0),
+            (&["--dir-steering-ffn", "-2"], 0.0, -2.0),
+            (&["--dir-steering-attn", "0.5"], 0.5, 0.0),
+            (&["--dir-steering-attn", "3", "--dir-steering-ffn", "4"], 3.0, 4.0),
+        ] {
+            let args = [&["-p", "hi", "--dir-steering-file", "v.f32"], args].concat();
+            let Task::Answer(chat, _) = task(&args).unwrap() else { panic!("not an answer") };
+            let want = SteeringFile { path: "v.f32".into(), attn, ffn };
+            assert_eq!(chat.model.steering, Some(want), "{args:?}");
         }
     }
 

@@ -77,6 +77,34 @@ impl Imatrix {
         Ok(Self { entries })
     }
 
+    /// Sets the weights of a tensor: `[stack][cols]` one after the other.
+    pub fn insert(&mut self, tensor: &str, weights: Vec<f32>) {
+        self.entries.insert(tensor.to_owned(), weights);
+    }
+
+    /// The bytes of a `.dat` file with these weights as the means of `calls` calls; entries in the
+    /// order of their names.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when a name or a tensor is longer than the layout can tell.
+    pub fn to_bytes(&self, calls: u32) -> Result<Vec<u8>> {
+        let count = |n: usize| {
+            i32::try_from(n).map_err(|_| Error::Option(format!("{n} are too many for a .dat file")))
+        };
+        let calls = count(calls as usize)?.max(1);
+        let mut names: Vec<_> = self.entries.iter().collect();
+        names.sort_by_key(|(name, _)| *name);
+        let mut out = count(names.len())?.to_le_bytes().to_vec();
+        for (name, weights) in names {
+            out.extend(count(name.len())?.to_le_bytes());
+            out.extend(name.as_bytes());
+            out.extend(calls.to_le_bytes());
+            out.extend(count(weights.len())?.to_le_bytes());
+            out.extend(weights.iter().flat_map(|w| (w * calls as f32).to_le_bytes()));
+        }
+        Ok(out)
+    }
+
     /// The weights of a tensor: `[stack][cols]` one after the other, or one vector for all.
     pub fn weights(&self, tensor: &str) -> Option<&[f32]> {
         self.entries.get(tensor).map(Vec::as_slice)
@@ -132,6 +160,18 @@ mod tests {
         let m = Imatrix::parse("x", &sample()).unwrap();
         assert_eq!(m.weights("abc"), Some(&[1.5, 2.5][..]));
         assert_eq!(m.weights("abd"), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut m = Imatrix::default();
+        m.insert("b", vec![0.5, 0.0]);
+        m.insert("a", vec![3.0]);
+        let bytes = m.to_bytes(4).unwrap();
+        let read = Imatrix::parse("x", &bytes).unwrap();
+        assert_eq!((read.len(), read.weights("a")), (2, Some(&[3.0][..])));
+        assert_eq!(read.weights("b"), Some(&[0.5, 0.0][..]));
+        assert_eq!(Imatrix::parse("x", &m.to_bytes(0).unwrap()).unwrap().len(), 2);
     }
 
     #[test]

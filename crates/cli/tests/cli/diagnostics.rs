@@ -109,3 +109,77 @@ fn a_model_file_is_shown_for_people_and_programs() {
     let contexts = json["contexts"].as_array().unwrap();
     assert!(contexts.iter().any(|context| context["tokens"] == 32_768));
 }
+
+#[test]
+fn steering_changes_answers_as_far_as_its_scale_says() {
+    let dims = ds4_model::testing::quant_dims();
+    let values = (0..dims.n_layer * dims.n_embd).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0);
+    let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+    let path = file("steering.f32", &bytes);
+    let ids = file("steering.json", "[1, 40, 50, 60]");
+    let logits = |name: &str, args: &[&str]| {
+        let out = dir().join(name);
+        let base = ["logits", "-m", model(), "--tokens", &ids, "--out", out.to_str().unwrap()];
+        ds4(&[&base, args].concat()).ok();
+        std::fs::read(out).unwrap()
+    };
+    let plain = logits("plain.npy", &[]);
+    let steered = |scales: &[&str]| {
+        logits("steered.npy", &[&["--dir-steering-file", &path], scales].concat())
+    };
+    assert_eq!(steered(&["--dir-steering-ffn", "0"]), plain);
+    let ffn = steered(&[]);
+    assert!(ffn != plain && ffn == steered(&["--dir-steering-ffn", "1"]));
+    let attn = steered(&["--dir-steering-attn", "-2.5"]);
+    assert!(attn != plain && attn != ffn);
+
+    let short = file("short.f32", &bytes[4..]);
+    let line = ds4(&["-p", "hi", "-m", model(), "--dir-steering-file", &short]).fails(1);
+    assert!(line.contains("short.f32") && line.contains("bytes of steering"), "{line}");
+}
+
+#[test]
+fn an_importance_matrix_of_the_prompts_is_written_and_can_be_used() {
+    let bos = "<｜begin▁of▁sentence｜>";
+    let text = format!("{bos}the other hand\n{bos}in the water, on the hill\n{bos}never run");
+    let prompts = file("prompts.txt", text);
+    let out = dir().join("importance.dat");
+    let out = out.to_str().unwrap();
+    let base = ["-m", model(), "--imatrix-dataset", &prompts, "--imatrix-out", out];
+    let run = ds4(&[&base[..], &["--imatrix-max-prompts", "2"]].concat());
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(run.err.contains("the importance of 2 prompts"), "{}", run.err);
+    let matrix = ds4_quantize::Imatrix::open(out.as_ref()).unwrap();
+    let dims = ds4_model::testing::quant_dims();
+    assert_eq!(matrix.len(), 3 * dims.n_layer);
+    for (name, width) in [("gate", dims.n_embd), ("up", dims.n_embd), ("down", dims.n_ff)] {
+        let weights = matrix.weights(&format!("blk.0.ffn_{name}_exps.weight")).unwrap();
+        assert_eq!(weights.len(), dims.n_expert * width);
+        assert!(weights.iter().all(|w| *w > 0.0), "{name}");
+    }
+    let converted = dir().join("weighted.gguf");
+    let converted = converted.to_str().unwrap();
+    let args = ["quantize", model(), converted, "--recipe", "q2", "--imatrix", out];
+    let run = ds4(&args);
+    assert_eq!(run.code, 0, "{}", run.err);
+
+    // Half of the tokens of a first prompt, and a data set without any.
+    let run = ds4(&[&base[..], &["--imatrix-max-tokens", "3"]].concat());
+    assert!(run.err.contains("the importance of 1 prompts, 3 tokens"), "{}", run.err);
+    let nothing = file("nothing.txt", " \n");
+    let args = ["-m", model(), "--imatrix-dataset", &nothing, "--imatrix-out", out];
+    assert!(ds4(&args).fails(1).contains("nothing.txt: no prompt"));
+    let args = ["-m", model(), "--imatrix-dataset", &prompts, "--imatrix-out", "/no/such/x"];
+    assert!(ds4(&args).fails(1).contains("cannot write /no/such/x"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_endless_file_is_refused() {
+    for args in [
+        &["--prompt-file", "/dev/zero"][..],
+        &["logits", "--tokens", "/dev/zero", "--out", "x.npy"],
+    ] {
+        assert!(ds4(args).fails(1).contains("/dev/zero: larger than 0.25 GiB"), "{args:?}");
+    }
+}

@@ -57,7 +57,7 @@ fn a_file_is_named_once_and_cannot_control_the_terminal() {
 fn too_little_address_space_is_an_error() {
     let program = env!("CARGO_BIN_EXE_ds4");
     let mut n_refused = 0;
-    for kib in (20_000..200_000).step_by(4_000) {
+    for kib in (20_000..400_000).step_by(5_000) {
         let script = format!("ulimit -v {kib}; exec {program} -m {} -p hi -n 2 -c 4096", model());
         let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         let err = String::from_utf8_lossy(&output.stderr);

@@ -41,11 +41,18 @@ fn help_is_on_stdout() {
         "--dump-logprobs",
         "--logprobs-top-k",
         "--perplexity-file",
+        "--dir-steering-file",
+        "--dir-steering-ffn",
+        "--dir-steering-attn",
+        "--imatrix-dataset",
+        "--imatrix-out",
+        "--imatrix-max-prompts",
+        "--imatrix-max-tokens",
     ] {
         assert!(help.contains(flag), "{flag} is missing:\n{help}");
     }
     // What this build refuses is not offered.
-    for flag in ["steering", "imatrix", "head-test"] {
+    for flag in ["head-test", "first-token-test", "metal-graph"] {
         assert!(!help.contains(flag), "{flag}");
     }
     assert_eq!(ds4(&["--version"]).ok(), format!("ds4 {}\n", env!("CARGO_PKG_VERSION")));
@@ -67,8 +74,10 @@ fn mistakes_are_one_line_and_status_2() {
         (&["-p", "a", "--prompt-file", "b"], "specify only one prompt source"),
         (&["--cuda", "-p", "a"], "--cuda is not available in this build"),
         (&["--metal"], "--metal is not available in this build"),
-        (&["--dir-steering-file", "f"], "directional steering is not available"),
-        (&["--imatrix-dataset", "f"], "collecting an imatrix is not available"),
+        (&["--head-test"], "--head-test is not available in this build"),
+        (&["--dir-steering-ffn", "1"], "not provided: --dir-steering-file <FILE>"),
+        (&["--dir-steering-file", "f", "--dir-steering-ffn", "101"], "between -100 and 100"),
+        (&["--imatrix-dataset", "f"], "not provided: --imatrix-out <FILE>"),
         (&["--dump-tokens"], "--dump-tokens needs -p or --prompt-file"),
         (&["logits", "-m", "f"], "not provided: --tokens <FILE> --out <FILE>"),
         (&["-m", "f", "parse", "--json"], "the subcommand 'parse' cannot be used with"),
