@@ -15,8 +15,8 @@ const CASES: [(usize, usize, &str); 7] = [
     (2, 256 << 10, "cache"),
     (4, 256 << 10, "cache"),
     (16, 256 << 10, "cache"),
-    (64, 64 << 10, "cache"),
-    (256, 64 << 10, "cache"),
+    (64, 256 << 10, "cache"),
+    (256, 256 << 10, "cache"),
 ];
 
 fn main() {

@@ -3,7 +3,10 @@
 //! Formats: §6.2 (`Q8_0` form) and §6.4 (`Q8_K`). Buffers are kept between calls, so a step that
 //! is no larger than an earlier one allocates nothing.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::pool::Pool;
+use crate::vectorise::vectorised;
 
 /// Which form of the activations a product reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,12 +159,19 @@ impl Form {
     }
 
     fn quantise(&mut self, pool: &Pool, x: &[f32], cols: usize, block: usize) {
-        let rows = x.chunks(cols).zip(self.q.chunks_mut(cols));
         let scales = self.d.chunks_mut(cols / block).zip(self.sums.chunks_mut(cols / 16));
-        let _ = pool;
-        for ((x, q), (d, sums)) in rows.zip(scales) {
-            if block == 32 { row_q8_0(x, q, d) } else { row_q8_k(x, q, d, sums) }
+        let mut rows = x.chunks(cols).zip(self.q.chunks_mut(cols).zip(scales));
+        if x.len() < ALONE {
+            rows.for_each(|(x, (q, (d, sums)))| row(x, q, d, sums, block));
+            return;
         }
+        let rows = Mutex::new(&mut rows);
+        let next = || rows.lock().unwrap_or_else(PoisonError::into_inner).next();
+        pool.run(|_, _| {
+            while let Some((x, (q, (d, sums)))) = next() {
+                row(x, q, d, sums, block);
+            }
+        });
     }
 
     fn row(&self, i: usize, cols: usize, block: usize) -> Quant<'_> {
@@ -175,33 +185,132 @@ impl Form {
     }
 }
 
+/// Fewer values than this are quantised sooner than other threads are told to help.
+const ALONE: usize = 64 << 10;
+
+vectorised! {
+    /// Quantises one row in blocks of 32 or 256.
+    fn row(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16], block: usize) {
+        if block == 32 { row_q8_0(x, q, d) } else { row_q8_k(x, q, d, sums) }
+    }
+}
+
 /// `d = amax / 127`, `q = rint(x · (1/d))`, ties to even.
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instruction set")]
+#[inline(always)]
 fn row_q8_0(x: &[f32], q: &mut [i8], d: &mut [f32]) {
-    for ((x, q), d) in x.chunks_exact(32).zip(q.chunks_exact_mut(32)).zip(d) {
-        // Compared as integers, NaN is the largest magnitude: it ends up in `d`, not in silence.
-        let amax = x.iter().fold(0, |m, x| x.abs().to_bits().max(m));
-        *d = f32::from_bits(amax) / 127.0;
+    for ((x, q), d) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0).zip(d) {
+        *d = f32::from_bits(largest(x)) / 127.0;
         let inv = if *d == 0.0 { 0.0 } else { 1.0 / *d };
         for (q, x) in q.iter_mut().zip(x) {
-            *q = (x * inv).round_ties_even().clamp(-127.0, 127.0) as i8;
+            *q = rint(x * inv);
         }
     }
 }
 
 /// `m` = the element of largest magnitude (the first on ties), `q = rint(x · (−127/m))`, at most
 /// 127, `d = 1 / (−127/m)`.
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instruction set")]
+#[inline(always)]
 fn row_q8_k(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
-    let blocks = x.chunks_exact(256).zip(q.chunks_exact_mut(256));
-    for ((x, q), (d, sums)) in blocks.zip(d.iter_mut().zip(sums.chunks_exact_mut(16))) {
-        let bigger = |m: f32, x: &f32| if x.abs().to_bits() > m.abs().to_bits() { *x } else { m };
-        let m = x.iter().fold(0.0, bigger);
+    let blocks = x.as_chunks::<256>().0.iter().zip(q.as_chunks_mut::<256>().0);
+    for ((x, q), (d, sums)) in blocks.zip(d.iter_mut().zip(sums.as_chunks_mut::<16>().0)) {
+        let size = largest(x);
+        let m = x.iter().find(|x| x.abs().to_bits() == size).copied().unwrap_or(0.0);
         let inv = if m == 0.0 { 0.0 } else { -127.0 / m };
         *d = if inv == 0.0 { 0.0 } else { 1.0 / inv };
         for (q, x) in q.iter_mut().zip(x) {
-            *q = (x * inv).round_ties_even().clamp(-127.0, 127.0) as i8;
+            *q = rint(x * inv);
         }
-        for (s, q) in sums.iter_mut().zip(q.chunks_exact(16)) {
+        for (s, q) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
             *s = q.iter().map(|q| i16::from(*q)).sum();
+        }
+    }
+}
+
+/// Bits of the largest magnitude. Compared as integers, NaN is larger than any number: it ends up
+/// in the scale and so in every product, not in silence.
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instruction set")]
+#[inline(always)]
+fn largest(x: &[f32]) -> u32 {
+    x.iter().fold(0, |m: i32, x| m.max(x.abs().to_bits().cast_signed())).cast_unsigned()
+}
+
+/// To the nearest integer, ties to even, at most ±127. Adding 1.5·2²³ leaves the integer in the low
+/// bits; unlike a call to round, this is done for many values at once.
+#[inline(always)]
+fn rint(v: f32) -> i8 {
+    const SHIFT: f32 = 12_582_912.0;
+    let bits = (v.clamp(-127.0, 127.0) + SHIFT).to_bits();
+    bits.wrapping_sub(SHIFT.to_bits()) as i8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Little-endian floats of a fixture.
+    fn floats(bytes: &[u8]) -> Vec<f32> {
+        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    }
+
+    /// The values a form stands for, row by row.
+    #[expect(clippy::float_cmp, reason = "roundings are exact")]
+    fn check(form: ActForm, expected: &[u8]) {
+        let x = floats(include_bytes!("../../../testdata/activations/act.in.f32"));
+        let cols = 512;
+        let mut acts = Acts::new();
+        acts.set(&Pool::new(2), &x, x.len() / cols, cols, &[form]);
+        let mut y = vec![0.0; x.len()];
+        for (i, y) in y.chunks_exact_mut(cols).enumerate() {
+            acts.values(form, i, 0, y);
+        }
+        for (i, (y, e)) in y.iter().zip(floats(expected)).enumerate() {
+            assert!(*y == e, "{form:?}, value {i}: {y:e} for {e:e}");
+        }
+    }
+
+    #[test]
+    fn forms_equal_the_reference() {
+        check(ActForm::Q8_0, include_bytes!("../../../testdata/activations/act_q8_0.out.f32"));
+        check(ActForm::Q8K, include_bytes!("../../../testdata/activations/act_q8_k.out.f32"));
+    }
+
+    #[test]
+    fn rounding_is_to_even_and_bounded() {
+        for (x, y) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (126.5, 126)] {
+            assert_eq!(rint(x), y, "{x}");
+        }
+        assert_eq!((rint(1e9), rint(f32::NEG_INFINITY)), (127, -127));
+        for i in -1270..=1270_i16 {
+            let x = f32::from(i) / 10.0;
+            assert_eq!(
+                f32::from(rint(x)).to_bits() << 1,
+                x.round_ties_even().to_bits() << 1,
+                "{x}"
+            );
+        }
+    }
+
+    /// Many rows on many threads: each has its own scales and sums.
+    #[test]
+    fn rows_are_their_own() {
+        let mut rng = crate::synthetic::Rng(5);
+        let (n, cols) = (300, 256);
+        let x = crate::synthetic::values(&mut rng, n * cols);
+        let mut acts = Acts::new();
+        acts.set(&Pool::new(3), &x, n, cols, &[ActForm::Q8_0, ActForm::Q8K]);
+        for (i, x) in x.chunks(cols).enumerate() {
+            for (f, block) in [(acts.q8_0(i), 32), (acts.q8_k(i), 256)] {
+                let (mut q, mut d) = (vec![0; cols], vec![0.0; cols / block]);
+                let mut sums = vec![0; cols / 16];
+                row(x, &mut q, &mut d, &mut sums, block);
+                assert_eq!((f.q, f.d), (&q[..], &d[..]), "row {i}");
+                for (k, s) in f.sums.iter().enumerate().filter(|_| block == 256) {
+                    let sum: i16 = f.q[16 * k..16 * k + 16].iter().map(|q| i16::from(*q)).sum();
+                    assert_eq!(*s, sum, "row {i}, sum {k}");
+                }
+            }
         }
     }
 }

@@ -79,18 +79,11 @@ fn pool_window(
     sum.fill(0.0);
     row.fill(0.0);
     for pos in from..start + n {
-        for (m, s) in max.iter_mut().zip(&score.row(pos)[lane(pos)]) {
-            *m = m.max(*s);
-        }
+        vec_ops::max_each(max, &score.row(pos)[lane(pos)]);
     }
     for pos in from..start + n {
-        let inputs = score.row(pos)[lane(pos)].iter().zip(&kv.row(pos)[lane(pos)]);
-        let outputs = row.iter_mut().zip(sum.iter_mut()).zip(max.iter());
-        for (((v, sum), m), (s, kv)) in outputs.zip(inputs) {
-            let e = (s - m).exp();
-            *sum += e;
-            *v += e * kv;
-        }
+        let (score, kv) = (&score.row(pos)[lane(pos)], &kv.row(pos)[lane(pos)]);
+        vec_ops::softmax_term(row, sum, max, score, kv);
     }
     for (v, sum) in row.iter_mut().zip(sum) {
         *v /= *sum;

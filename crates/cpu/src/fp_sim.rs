@@ -1,6 +1,8 @@
 //! Simulated low-precision storage: E4M3 and E2M1 round trips with power-of-two scales, and the
 //! Hadamard rotation in front of the second. Rows stay `f32`; only their values are rounded.
 
+use crate::vectorise::vectorised;
+
 /// Width of an E4M3 block of an attention row (§6.9).
 pub(crate) const FP8_BLOCK: usize = 64;
 /// Width of an E2M1 block of an index row or query (§6.10).
@@ -15,46 +17,48 @@ const FP8_AMAX_MIN: f32 = 1e-4;
 /// The same floor for E2M1: `6 · 2^−126` keeps the scale a normal number (§6.10).
 const FP4_AMAX_MIN: f32 = 6.0 * f32::MIN_POSITIVE;
 
-/// E4M3 round trip of `x` in blocks of [`FP8_BLOCK`] (§6.9).
-pub(crate) fn fp8_round_trip(x: &mut [f32]) {
-    debug_assert!(x.len().is_multiple_of(FP8_BLOCK), "{} values in blocks of 64", x.len());
-    for block in x.chunks_exact_mut(FP8_BLOCK) {
-        let (up, down) = block_scale(block, FP8_AMAX_MIN, 1.0 / E4M3_MAX);
-        for v in block {
-            *v = round_e4m3((*v * down).clamp(-E4M3_MAX, E4M3_MAX)) * up;
-        }
-    }
-}
-
-/// E2M1 round trip of `x` in blocks of [`FP4_BLOCK`] (§6.10).
-pub(crate) fn fp4_round_trip(x: &mut [f32]) {
-    debug_assert!(x.len().is_multiple_of(FP4_BLOCK), "{} values in blocks of 32", x.len());
-    for block in x.chunks_exact_mut(FP4_BLOCK) {
-        let (up, down) = block_scale(block, FP4_AMAX_MIN, 1.0 / E2M1_MAX);
-        for v in block {
-            *v = round_e2m1((*v * down).clamp(-E2M1_MAX, E2M1_MAX)) * up;
-        }
-    }
-}
-
-/// Hadamard rotation in natural (Sylvester) order, scaled by `1/√n`; `n` is a power of two (§2.8).
-pub(crate) fn hadamard(x: &mut [f32]) {
-    let n = x.len();
-    debug_assert!(n.is_power_of_two(), "{n} is not a power of two");
-    let mut half = 1;
-    while half < n {
-        for pair in x.chunks_exact_mut(2 * half) {
-            let (a, b) = pair.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
+vectorised! {
+    /// E4M3 round trip of `x` in blocks of [`FP8_BLOCK`] (§6.9).
+    pub(crate) fn fp8_round_trip(x: &mut [f32]) {
+        debug_assert!(x.len().is_multiple_of(FP8_BLOCK), "{} values in blocks of 64", x.len());
+        for block in x.chunks_exact_mut(FP8_BLOCK) {
+            let (up, down) = block_scale(block, FP8_AMAX_MIN, 1.0 / E4M3_MAX);
+            for v in block {
+                *v = round_e4m3((*v * down).clamp(-E4M3_MAX, E4M3_MAX)) * up;
             }
         }
-        half *= 2;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the definition")]
-    let scale = (1.0 / (n as f64).sqrt()) as f32;
-    for v in x {
-        *v *= scale;
+
+    /// E2M1 round trip of `x` in blocks of [`FP4_BLOCK`] (§6.10).
+    pub(crate) fn fp4_round_trip(x: &mut [f32]) {
+        debug_assert!(x.len().is_multiple_of(FP4_BLOCK), "{} values in blocks of 32", x.len());
+        for block in x.chunks_exact_mut(FP4_BLOCK) {
+            let (up, down) = block_scale(block, FP4_AMAX_MIN, 1.0 / E2M1_MAX);
+            for v in block {
+                *v = round_e2m1((*v * down).clamp(-E2M1_MAX, E2M1_MAX)) * up;
+            }
+        }
+    }
+
+    /// Hadamard rotation in natural (Sylvester) order, scaled by `1/√n`; `n` is a power of two (§2.8).
+    pub(crate) fn hadamard(x: &mut [f32]) {
+        let n = x.len();
+        debug_assert!(n.is_power_of_two(), "{n} is not a power of two");
+        let mut half = 1;
+        while half < n {
+            for pair in x.chunks_exact_mut(2 * half) {
+                let (a, b) = pair.split_at_mut(half);
+                for (a, b) in a.iter_mut().zip(b) {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
+            }
+            half *= 2;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the definition")]
+        let scale = (1.0 / (n as f64).sqrt()) as f32;
+        for v in x {
+            *v *= scale;
+        }
     }
 }
 
@@ -66,6 +70,7 @@ pub(crate) fn f16_round_trip(x: &mut [f32]) {
 }
 
 /// `(2^k, 2^−k)` with `k = ⌈log2(amax · max_inverse)⌉`, exact.
+#[inline]
 fn block_scale(block: &[f32], amax_min: f32, max_inverse: f32) -> (f32, f32) {
     let amax = block.iter().fold(amax_min, |m, v| m.max(v.abs()));
     let k = ceil_log2(amax * max_inverse);
@@ -74,6 +79,7 @@ fn block_scale(block: &[f32], amax_min: f32, max_inverse: f32) -> (f32, f32) {
 
 /// `⌈log2 x⌉` of a positive normal number, read from its bits: a logarithm would be off by one
 /// next to powers of two.
+#[inline]
 fn ceil_log2(x: f32) -> i32 {
     let bits = x.to_bits();
     let exponent = (bits >> 23).cast_signed() - 127;
@@ -81,6 +87,7 @@ fn ceil_log2(x: f32) -> i32 {
 }
 
 /// `2^k`, exact where `f32` can hold it, down to the smallest subnormal.
+#[inline]
 fn exp2i(k: i32) -> f32 {
     match k {
         -126..=127 => f32::from_bits((k + 127).cast_unsigned() << 23),
@@ -91,6 +98,7 @@ fn exp2i(k: i32) -> f32 {
 }
 
 /// Nearest E4M3 value of `|x| ≤ 448`, ties to even.
+#[inline]
 fn round_e4m3(x: f32) -> f32 {
     // Below 2^−6 values are multiples of 2^−9: the addition leaves exactly that unit in the last
     // place. Above, three mantissa bits stay.
@@ -105,6 +113,7 @@ fn round_e4m3(x: f32) -> f32 {
 }
 
 /// Nearest value of {0, ½, 1, 1½, 2, 3, 4, 6} of `|x| ≤ 6`, ties to the even code.
+#[inline]
 fn round_e2m1(x: f32) -> f32 {
     let a = x.abs();
     let (inverse, unit) = match a {

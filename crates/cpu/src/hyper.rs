@@ -2,6 +2,7 @@
 //! output is spread over them again (§2.2, §2.3).
 
 use ds4_model::Dims;
+use ds4_model::limits::HC_MAX;
 
 use crate::vec_ops;
 
@@ -32,22 +33,19 @@ pub(crate) fn split_head(mix: &mut [f32], base: &[f32], scale: &[f32], dims: &Di
 
 /// `x = Σ_h pre[h] · X[h]`.
 pub(crate) fn gather(streams: &[f32], pre: &[f32], x: &mut [f32]) {
-    x.fill(0.0);
-    for (stream, &gate) in streams.chunks_exact(x.len()).zip(pre) {
-        vec_ops::axpy(gate, stream, x);
-    }
+    let (first, rest) = streams.split_at(x.len());
+    vec_ops::mix(x, pre[0], first, &pre[1..], rest);
 }
 
 /// `X'[k] = post[k]·y + Σ_j comb[j][k]·X[j]`: column `k` of `comb` makes stream `k`.
 pub(crate) fn spread(streams: &[f32], y: &[f32], post: &[f32], comb: &[f32], next: &mut [f32]) {
     let n = post.len();
     for (k, out) in next.chunks_exact_mut(y.len()).enumerate() {
-        for (o, y) in out.iter_mut().zip(y) {
-            *o = post[k] * y;
+        let mut column = [0.0; HC_MAX];
+        for (j, c) in column[..n].iter_mut().enumerate() {
+            *c = comb[j * n + k];
         }
-        for (j, stream) in streams.chunks_exact(y.len()).enumerate() {
-            vec_ops::axpy(comb[j * n + k], stream, out);
-        }
+        vec_ops::mix(out, post[k], y, &column[..n], streams);
     }
 }
 

@@ -50,6 +50,7 @@ pub mod speed;
 mod step;
 mod synthetic;
 mod vec_ops;
+mod vectorise;
 
 pub use dot::Isa;
 pub use pool::Pool;

@@ -115,10 +115,10 @@ const UNITS_PER_THREAD: usize = 8;
 /// Bytes of weights a unit should not exceed: half of a small core's L2 cache.
 const UNIT_BYTES: usize = 128 << 10;
 
-/// Rows per unit: a multiple of 16 (whole panels), as many as `want` units and the cache allow.
+/// Rows per unit: a multiple of 32 (whole panels), as many as `want` units and the cache allow.
 fn unit_rows(rows: usize, row_bytes: usize, want: usize) -> usize {
     let by_cache = UNIT_BYTES / row_bytes.max(1);
-    (rows / want.max(1)).min(by_cache).max(1).next_multiple_of(16)
+    (rows / want.max(1)).min(by_cache).max(1).next_multiple_of(32)
 }
 
 /// Runs all products in one parallel section. Allocates nothing but, once per thread, the

@@ -5,9 +5,7 @@ use crate::vec_ops;
 /// `x ← rms(x)·weight`.
 pub(crate) fn rms_weighted(x: &mut [f32], weight: &[f32], eps: f32) {
     let inverse = vec_ops::inv_rms(x, eps);
-    for (x, w) in x.iter_mut().zip(weight) {
-        *x *= inverse * w;
-    }
+    vec_ops::scale_each(x, inverse, weight);
 }
 
 /// `x ← rms(x)`.

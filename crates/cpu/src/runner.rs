@@ -93,6 +93,7 @@ impl CpuRunner {
                 model: file.fingerprint.0,
                 mtp: file.mtp.as_ref().map_or_else(in_main, print),
                 numerics: options.numerics,
+                any_model: false,
             },
             model,
             pool,
@@ -324,6 +325,10 @@ impl Runner for CpuRunner {
         let mut seq = self.new_seq(cap)?;
         save::load(&mut seq, &self.model.dims, self.identity, r)?;
         Ok(self.register(seq))
+    }
+
+    fn accept_other_weights(&mut self, accepts: bool) {
+        self.identity.any_model = accepts;
     }
 
     fn mark(&mut self, seq: SeqId) -> Result<Option<Mark>> {

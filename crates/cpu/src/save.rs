@@ -38,6 +38,8 @@ pub(crate) struct Identity {
     pub mtp: [u8; 32],
     /// Roundings of the rows.
     pub numerics: Numerics,
+    /// Whether states of other weights are taken.
+    pub any_model: bool,
 }
 
 impl Identity {
@@ -135,7 +137,7 @@ fn header(input: &mut In<'_>, dims: &Dims, id: Identity) -> Result<Counts> {
     let (model, mtp) = (input.array::<32>()?, input.array::<32>()?);
     let (len, pairs, hidden) = (input.u32()?, input.u32()?, input.u32()?);
     input.check()?;
-    if model != id.model {
+    if model != id.model && !id.any_model {
         return Err(state("it belongs to another model file".to_owned()));
     }
     if numerics != id.numerics_bits() {

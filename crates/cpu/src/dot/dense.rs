@@ -12,11 +12,11 @@ use crate::acts::ActForm;
 /// Sums that the columns of a product go to in turn.
 pub(super) const SUMS: usize = 16;
 
-/// `R` rows of plain elements times `T` tokens.
+/// Adds some columns of `R` rows of plain elements times `T` tokens to their sums.
 ///
 /// Unsafe to call: the processor must have what the kernel was compiled for.
 pub(super) type DenseFn<const R: usize, const T: usize> =
-    unsafe fn(TensorType, &[&[u8]; R], &[&[f32]; T]) -> [[f32; R]; T];
+    unsafe fn(TensorType, &[&[u8]; R], &[&[f32]; T], &mut [[[f32; SUMS]; T]; R]);
 
 /// Kernels for rows of `F32`, `F16` and `BF16`.
 pub(super) struct DenseKernel {
@@ -24,12 +24,18 @@ pub(super) struct DenseKernel {
     pub one: DenseFn<4, 1>,
     /// Two tokens.
     pub two: DenseFn<2, 2>,
-    /// Three tokens: weights and sums just fit 16 registers.
-    pub three: DenseFn<2, 3>,
+    /// Four tokens.
+    pub many: DenseFn<3, TOKENS>,
 }
 
-/// Rows that are kept in a near cache while all tokens pass.
-const ROWS: usize = 16;
+/// Tokens that share a pass over rows in registers.
+const TOKENS: usize = 4;
+
+/// Columns of rows and tokens that the first-level cache holds.
+const COLS: usize = 512;
+
+/// Rows that are kept in a near cache while all tokens pass: a multiple of those of every kernel.
+const ROWS: usize = 12;
 
 /// Rows and activations that had to be dequantised first.
 #[derive(Default)]
@@ -39,7 +45,7 @@ struct Scratch {
     /// One row.
     row: Vec<f32>,
     /// Activations of some tokens.
-    x: [Vec<f32>; 3],
+    x: [Vec<f32>; TOKENS],
 }
 
 thread_local! {
@@ -93,10 +99,10 @@ struct Rows<'a> {
 ///
 /// # Safety
 /// As [`tile`].
-unsafe fn tokens(t: &Tile<'_>, kernel: &DenseKernel, rows: &Rows<'_>, x: &mut [Vec<f32>; 3]) {
+unsafe fn tokens(t: &Tile<'_>, kernel: &DenseKernel, rows: &Rows<'_>, x: &mut [Vec<f32>; TOKENS]) {
     let mut at = 0;
     while at < t.toks.n {
-        let n = (t.toks.n - at).min(3);
+        let n = (t.toks.n - at).min(TOKENS);
         if t.form != ActForm::F32 {
             for (k, x) in x.iter_mut().enumerate().take(n) {
                 x.resize(t.cols, 0.0);
@@ -112,7 +118,8 @@ unsafe fn tokens(t: &Tile<'_>, kernel: &DenseKernel, rows: &Rows<'_>, x: &mut [V
             match n {
                 1 => part(t, rows, at, kernel.one, &[x(0)]),
                 2 => part(t, rows, at, kernel.two, &[x(0), x(1)]),
-                _ => part(t, rows, at, kernel.three, &[x(0), x(1), x(2)]),
+                // A third token alone is computed beside itself.
+                _ => part(t, rows, at, kernel.many, &[x(0), x(1), x(2), x(n - 1)]),
             }
         }
         at += n;
@@ -131,14 +138,25 @@ unsafe fn part<const R: usize, const T: usize>(
     x: &[&[f32]; T],
 ) {
     let n = rows.w.len() / rows.bytes;
-    for r in (0..n).step_by(R) {
-        let w = std::array::from_fn(|i| &rows.w[(r + i).min(n - 1) * rows.bytes..][..rows.bytes]);
-        // SAFETY: passed on to the caller.
-        let y = unsafe { f(rows.ty, &w, x) };
-        for (k, y) in y.iter().enumerate() {
-            for (i, y) in y.iter().enumerate().take(n - r) {
-                t.out.set(rows.first + r + i, at + k, *y);
-            }
+    let size = rows.bytes / t.cols;
+    // A row for a single token is read only once, from front to back.
+    let step = if T == 1 { t.cols } else { COLS };
+    let mut sums = [[[0.0; SUMS]; T]; ROWS];
+    for col in (0..t.cols).step_by(step) {
+        let cols = col..(col + step).min(t.cols);
+        let x = x.map(|x| &x[cols.clone()]);
+        for (r, sums) in (0..n).step_by(R).zip(sums.as_chunks_mut::<R>().0) {
+            let w = std::array::from_fn(|i| {
+                let row = &rows.w[(r + i).min(n - 1) * rows.bytes..][..rows.bytes];
+                &row[cols.start * size..cols.end * size]
+            });
+            // SAFETY: passed on to the caller.
+            unsafe { f(rows.ty, &w, &x, sums) };
+        }
+    }
+    for (r, sums) in sums.iter().enumerate().take(n) {
+        for (k, sums) in sums.iter().enumerate().take(t.toks.n - at) {
+            t.out.set(rows.first + r, at + k, add_up(*sums));
         }
     }
 }

@@ -1,127 +1,102 @@
 //! Rows of a matrix rearranged for many tokens: unpacked once, multiplied many times.
 //!
-//! A panel holds `L` rows, one per lane of a vector register of 32-bit sums. Four consecutive
-//! weights of a row lie side by side, so one broadcast of four activation bytes meets four weights
-//! of every row.
+//! A panel holds [`ROWS`] rows and up to [`COLS`] columns, few enough to stay in the first-level
+//! cache while every token passes. Four consecutive weights of a row lie side by side, so one
+//! broadcast of four activation bytes meets four weights of every row.
 
-use ds4_gguf::TensorType;
-use ds4_gguf::block::{Block, Iq2Xxs, Mxfp4, Q2K, Q4K, Q8_0, blocks};
-use ds4_gguf::tables::e8m0_half;
+use std::cell::RefCell;
 
-use super::unpack;
+use super::Tile;
 
-/// Four weights of each of `L` rows.
-pub(super) type Quad<const L: usize> = [[i8; 4]; L];
+/// Rows of a panel.
+pub(super) const ROWS: usize = 32;
+/// Columns of a panel at most: one block of the largest formats.
+pub(super) const COLS: usize = 256;
 
-/// `L` unpacked rows; which parts are used depends on the format. Values of all rows for the same
-/// place in a row are adjacent.
-#[derive(Default)]
-pub(super) struct Panel<const L: usize> {
-    /// `[cols / 4]` weights.
-    pub q: Vec<Quad<L>>,
-    /// `[cols / sub-block]` integer scales, times the multiplier asked for.
-    pub scale: Vec<[i32; L]>,
-    /// `[cols / 32]` minima of two sub-blocks of 16: the first in the low 16 bits.
-    pub mins: Vec<[i32; L]>,
-    /// `[cols / 32]` sums of the weights, for formats with signed weights.
-    pub sums: Vec<[i32; L]>,
-    /// `[blocks]` scales.
-    pub d: Vec<[f32; L]>,
-    /// `[blocks]` scales of the minima.
-    pub dmin: Vec<[f32; L]>,
+/// One value per row.
+pub(super) type Lanes<T> = [T; ROWS];
+
+/// Unpacked rows; which parts are used depends on the format and the instruction set.
+#[repr(C, align(64))]
+pub(super) struct Panel {
+    /// Four weights of each row: `[COLS / 4]`.
+    pub quads: [Lanes<[i8; 4]>; COLS / 4],
+    /// Two weights of each row: `[COLS / 2]`.
+    pub pairs: [Lanes<[i16; 2]>; COLS / 2],
+    /// Integer scales of sub-blocks, in both halves of 32 bits.
+    pub scales: [Lanes<i32>; 16],
+    /// Minima of two sub-blocks of 16: the first in the low 16 bits.
+    pub mins: [Lanes<i32>; 8],
+    /// What a block's integer sum begins with.
+    pub start: [Lanes<i32>; 8],
+    /// Scales of blocks.
+    pub d: [Lanes<f32>; 8],
+    /// Scales of the minima.
+    pub dmin: Lanes<f32>,
+    /// Some rows on their way into the panel.
+    pub space: [[i8; COLS]; 8],
 }
 
-/// How an instruction set lays rows into a panel.
-pub(super) trait Layout<const L: usize> {
-    /// Integer scales are multiplied by this: 1, or 0x10001 to have them in both halves.
-    const TIMES: i32;
-    /// [`Panel::sums`] are wanted.
-    const SUMS: bool;
-    /// Turns 32 weights of each row into 8 quads.
-    fn transpose(rows: &[&[i8; 32]; L], quads: &mut [Quad<L>; 8]);
+impl Panel {
+    const ZERO: Self = Self {
+        quads: [[[0; 4]; ROWS]; COLS / 4],
+        pairs: [[[0; 2]; ROWS]; COLS / 2],
+        scales: [[0; ROWS]; 16],
+        mins: [[0; ROWS]; 8],
+        start: [[0; ROWS]; 8],
+        d: [[0.0; ROWS]; 8],
+        dmin: [0.0; ROWS],
+        space: [[0; COLS]; 8],
+    };
 }
 
-impl<const L: usize> Panel<L> {
-    /// Takes over `rows` of `cols` columns.
-    #[expect(clippy::inline_always, reason = "to be compiled for the caller's instruction set")]
-    #[inline(always)]
-    pub(super) fn fill<Y: Layout<L>>(&mut self, ty: TensorType, rows: &[&[u8]; L], cols: usize) {
-        self.q.resize(cols / 4, [[0; 4]; L]);
-        match ty {
-            TensorType::Q8_0 => {
-                self.fill_blocks::<Y, Q8_0, 32>(rows, 0, |p, r, i, b, w| {
-                    *w = b.q;
-                    p.d[i][r] = b.d.get();
-                });
-            }
-            TensorType::Mxfp4 => {
-                self.fill_blocks::<Y, Mxfp4, 32>(rows, 0, |p, r, i, b, w| {
-                    unpack::mxfp4(b, w);
-                    p.d[i][r] = e8m0_half(b.e);
-                });
-            }
-            TensorType::Iq2Xxs => {
-                self.fill_blocks::<Y, Iq2Xxs, 256>(rows, 8, |p, r, i, b, w| {
-                    let mut scales = [0; 8];
-                    unpack::iq2_xxs(b, w, &mut scales);
-                    for (k, s) in scales.into_iter().enumerate() {
-                        p.scale[8 * i + k][r] = i32::from(s) * Y::TIMES;
-                    }
-                    p.d[i][r] = b.d.get() * 0.125;
-                });
-            }
-            TensorType::Q2K => self.fill_blocks::<Y, Q2K, 256>(rows, 16, |p, r, i, b, w| {
-                unpack::q2_k(b, w);
-                for (k, s) in b.scales.as_chunks::<2>().0.iter().enumerate() {
-                    p.scale[16 * i + 2 * k][r] = i32::from(s[0] & 15) * Y::TIMES;
-                    p.scale[16 * i + 2 * k + 1][r] = i32::from(s[1] & 15) * Y::TIMES;
-                    p.mins[8 * i + k][r] = i32::from(s[0] >> 4) | i32::from(s[1] >> 4) << 16;
-                }
-                (p.d[i][r], p.dmin[i][r]) = (b.d.get(), b.dmin.get());
-            }),
-            TensorType::Q4K => self.fill_blocks::<Y, Q4K, 256>(rows, 8, |p, r, i, b, w| {
-                unpack::q4_k(b, w);
-                for k in 0..8 {
-                    let (scale, min) = b.scale_min(k);
-                    p.scale[8 * i + k][r] = i32::from(scale) * Y::TIMES;
-                    p.mins[8 * i + k][r] = i32::from(min) * 0x10001;
-                }
-                (p.d[i][r], p.dmin[i][r]) = (b.d.get(), b.dmin.get());
-            }),
-            _ => unreachable!("panels are for quantised weights"),
-        }
-    }
+/// The parts of a product that depend on format and instruction set.
+///
+/// Unsafe to call: the processor must have what the kernel was compiled for.
+pub(super) struct PanelKernel {
+    /// Takes over some columns of all rows.
+    pub fill: unsafe fn(&mut Panel, &Lanes<&[u8]>),
+    /// Adds the panel times columns `at..` of every token of the tile to `y`, one entry per token.
+    pub multiply: unsafe fn(&Panel, &Tile<'_>, at: usize, y: &mut [Lanes<f32>]),
+}
 
-    /// `each` unpacks block `i` of row `r` and stores its scales, of which there are `subs`.
-    #[expect(clippy::inline_always, reason = "to be compiled for the caller's instruction set")]
-    #[inline(always)]
-    fn fill_blocks<Y: Layout<L>, B: Block, const W: usize>(
-        &mut self,
-        rows: &[&[u8]; L],
-        subs: usize,
-        each: impl Fn(&mut Self, usize, usize, &B, &mut [i8; W]),
-    ) {
-        let rows = rows.map(|row| blocks::<B>(row));
-        let n = rows[0].len();
-        self.d.resize(n, [0.0; L]);
-        self.scale.resize(n * subs, [0; L]);
-        self.dmin.resize(n, [0.0; L]);
-        self.mins.resize(n * W / 32, [0; L]);
-        self.sums.resize(n * W / 32, [0; L]);
-        let mut w = [[0; W]; L];
-        for i in 0..n {
-            for (r, row) in rows.iter().enumerate() {
-                each(self, r, i, &row[i], &mut w[r]);
+/// Space of one thread.
+struct Scratch {
+    panel: Box<Panel>,
+    y: Vec<Lanes<f32>>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { panel: Box::new(Panel::ZERO), y: Vec::new() });
+}
+
+/// Computes the tile with `kernel`.
+///
+/// # Safety
+/// The processor has the instructions the kernel was compiled for.
+pub(super) unsafe fn panels(t: &Tile<'_>, kernel: &PanelKernel) {
+    SCRATCH.with_borrow_mut(|Scratch { panel, y }| {
+        for first in (0..t.rows()).step_by(ROWS) {
+            let rows = t.lanes::<ROWS>(first);
+            y.clear();
+            y.resize(t.toks.n, [0.0; ROWS]);
+            for at in (0..t.cols).step_by(COLS) {
+                let bytes = |col: usize| col / t.ty.block_elems() * t.ty.block_bytes();
+                let (begin, end) = (bytes(at), bytes((at + COLS).min(t.cols)));
+                let part = rows.map(|row| &row[begin..end]);
+                // SAFETY: passed on to the caller.
+                unsafe {
+                    (kernel.fill)(panel, &part);
+                    (kernel.multiply)(panel, t, at, y);
+                }
             }
-            let (quads, _) = self.q[i * W / 4..(i + 1) * W / 4].as_chunks_mut::<8>();
-            for (k, quads) in quads.iter_mut().enumerate() {
-                let part: [&[i8; 32]; L] = std::array::from_fn(|r| &w[r].as_chunks::<32>().0[k]);
-                Y::transpose(&part, quads);
-                if Y::SUMS {
-                    let sum = |w: &[i8; 32]| w.iter().map(|w| i32::from(*w)).sum();
-                    self.sums[i * W / 32 + k] = part.map(sum);
+            let n = (t.rows() - first).min(ROWS);
+            for (k, y) in y.iter().enumerate() {
+                for (r, y) in y[..n].iter().enumerate() {
+                    t.out.set(first + r, k, *y);
                 }
             }
         }
-    }
+    });
 }

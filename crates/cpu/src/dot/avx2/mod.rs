@@ -4,16 +4,21 @@
 //! signed weight lends its sign to the activation; a few sums of two products fit 16 bits in every
 //! format. `madd` with the sub-block's scale, or with ones, then widens to 32 bits.
 
+#![expect(clippy::needless_range_loop, reason = "lanes of several arrays are numbered together")]
 #![cfg_attr(
     not(test),
     expect(clippy::wildcard_imports, reason = "the intrinsics' names are their own prefix")
 )]
 
 mod dense;
+mod fill;
 mod gemm;
+mod iq2;
 mod rows;
 
 use std::arch::x86_64::*;
+
+use ds4_gguf::block::F16;
 
 use super::Tile;
 
@@ -65,11 +70,32 @@ fn store<T: Copy, const L: usize>(b: &mut [T; L], v: __m256i) {
     unsafe { _mm256_storeu_si256(b.as_mut_ptr().cast(), v) }
 }
 
+/// 16 bytes.
+#[target_feature(enable = "avx2")]
+fn store16<T: Copy, const L: usize>(b: &mut [T; L], v: __m128i) {
+    const { assert!(size_of::<T>() * L == 16) };
+    // SAFETY: 16 writable bytes of integers; the store needs no alignment.
+    unsafe { _mm_storeu_si128(b.as_mut_ptr().cast(), v) }
+}
+
+/// 8 floats.
+#[target_feature(enable = "avx2")]
+fn store_to_ps(y: &mut [f32; 8], v: __m256) {
+    // SAFETY: `y` has room for 8 values; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(y.as_mut_ptr(), v) }
+}
+
+/// One f16 per lane.
+#[target_feature(enable = "avx2,f16c")]
+fn f16s(v: [F16; 8]) -> __m256 {
+    let [a, b, c, d, e, f, g, h] = v.map(|v| i16::from_le_bytes(v.0));
+    _mm256_cvtph_ps(_mm_set_epi16(h, g, f, e, d, c, b, a))
+}
+
 /// 8 floats.
 #[target_feature(enable = "avx2")]
 fn store_ps(v: __m256) -> [f32; 8] {
     let mut y = [0.0; 8];
-    // SAFETY: `y` has room for 8 values; the store needs no alignment.
-    unsafe { _mm256_storeu_ps(y.as_mut_ptr(), v) };
+    store_to_ps(&mut y, v);
     y
 }

@@ -5,14 +5,15 @@
 
 use std::arch::x86_64::*;
 use std::array::from_fn;
+use std::hint::black_box;
 
 use ds4_gguf::TensorType;
-use ds4_gguf::block::{Block, F16, Iq2Xxs, Mxfp4, Q2K, Q4K, Q8_0, blocks};
-use ds4_gguf::tables::{E2M1_DOUBLED, IQ2_XXS_GRID, e8m0_half};
+use ds4_gguf::block::{Block, Iq2Xxs, Mxfp4, Q2K, Q4K, Q8_0, blocks};
+use ds4_gguf::tables::{E2M1_DOUBLED, e8m0_half};
 
 use super::super::rows::{RowKernel, rows};
 use super::super::{LANES, Tile};
-use super::{load, load_ps, load16, store, store_ps};
+use super::{f16s, iq2, load, load_ps, load16, store_ps};
 use crate::acts::{ActForm, Quant};
 
 /// Computes the tile if there is a kernel for its types; see [`super::super::tile`].
@@ -251,8 +252,8 @@ fn q4_k_block<const N: usize>(
     sums: &[__m256i; N],
 ) -> [(__m256i, __m256i); N] {
     let nibble = _mm256_set1_epi8(15);
-    let (sc, mins) = q4_k_scales(b);
-    let sc = _mm256_broadcastsi128_si256(sc);
+    let packed = q4_k_scales(b);
+    let sc = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(packed));
     let mut s = [_mm256_setzero_si256(); N];
     for j in 0..4 {
         let v = load(&b.qs.as_chunks::<32>().0[j]);
@@ -268,20 +269,19 @@ fn q4_k_block<const N: usize>(
             s[k] = _mm256_add_epi32(s[k], p);
         }
     }
-    let mins = _mm256_zextsi128_si256(mins);
+    let mins = _mm256_zextsi128_si256(_mm_cvtepu8_epi16(_mm_srli_si128::<8>(packed)));
     from_fn(|k| (s[k], _mm256_madd_epi16(mins, sums[k])))
 }
 
-/// The 8 scales and 8 minima of a `Q4_K` block, 16 bit each (§6.5).
+/// The 8 scales and then the 8 minima of a `Q4_K` block (§6.5).
 #[target_feature(enable = "avx2")]
-fn q4_k_scales(b: &Q4K) -> (__m128i, __m128i) {
+pub(super) fn q4_k_scales(b: &Q4K) -> __m128i {
     let [a, m, c] = from_fn(|i| u32::from_le_bytes(from_fn(|k| b.scales[4 * i + k])));
     let high = (c & 0x0f0f_0f0f) | ((a >> 2) & 0x3030_3030);
     let scales = u64::from(a & 0x3f3f_3f3f) | u64::from(high) << 32;
     let high = ((c >> 4) & 0x0f0f_0f0f) | ((m >> 2) & 0x3030_3030);
     let mins = u64::from(m & 0x3f3f_3f3f) | u64::from(high) << 32;
-    let v = _mm_set_epi64x(mins.cast_signed(), scales.cast_signed());
-    (_mm_cvtepu8_epi16(v), _mm_cvtepu8_epi16(_mm_srli_si128::<8>(v)))
+    _mm_set_epi64x(mins.cast_signed(), scales.cast_signed())
 }
 
 /// `IQ2_XXS` rows.
@@ -293,12 +293,21 @@ fn iq2_xxs<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; 
     let d = scales(x, n);
     let eighth = _mm256_set1_ps(0.125);
     let mut acc = [_mm256_setzero_ps(); N];
+    let mut signs = [iq2::Signs::zero(); LANES];
     for i in 0..n {
-        let x256: [&[i8; 256]; N] = from_fn(|k| &q[k][i]);
-        let mut s = [[_mm256_setzero_si256(); LANES]; N];
+        let mut x = [[_mm256_setzero_si256(); 8]; N];
+        for k in 0..N {
+            x[k] = iq2::pairs(&q[k][i]);
+        }
         for r in 0..LANES {
             prefetch(&w[r][i], rows[r].len());
-            let p = iq2_xxs_block(&w[r][i], &x256);
+            signs[r] = iq2::Signs::of(&w[r][i]);
+        }
+        // Through memory: loads of parts are cheaper than moving them across halves of registers.
+        let signs = black_box(&signs);
+        let mut s = [[_mm256_setzero_si256(); LANES]; N];
+        for r in 0..LANES {
+            let p = iq2_xxs_block(&w[r][i], &signs[r], &x);
             for k in 0..N {
                 s[k][r] = p[k];
             }
@@ -312,85 +321,28 @@ fn iq2_xxs<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; 
     acc.map(|a| store_ps(a))
 }
 
-/// Partial sums of one block.
+/// Partial sums of one block; `x` in the order of [`iq2::pairs`]. A 16-bit sum holds at most
+/// 4 · 43 · 127 < 2¹⁵.
 #[target_feature(enable = "avx2")]
-fn iq2_xxs_block<const N: usize>(b: &Iq2Xxs, x: &[&[i8; 256]; N]) -> [__m256i; N] {
-    // Position in `signs` and `scales` of each group.
-    const AT: [usize; 8] = [0, 1, 4, 5, 2, 3, 6, 7];
-    let (signs, scales) = iq2_xxs_signs(b);
-    // Byte `k` of a group's signs to the 8 bytes of quarter `k`, then bit `l` to byte `l`.
-    let spread =
-        _mm256_set_epi64x(0x0303_0303_0303_0303, 0x0202_0202_0202_0202, 0x0101_0101_0101_0101, 0);
-    let bits = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
-    let one = _mm256_set1_epi8(1);
+fn iq2_xxs_block<const N: usize>(
+    b: &Iq2Xxs,
+    signs: &iq2::Signs,
+    x: &[[__m256i; 8]; N],
+) -> [__m256i; N] {
     let mut s = [_mm256_setzero_si256(); N];
-    for (g, group) in b.groups.iter().enumerate() {
-        let [i0, i1, i2, i3] = group.index;
-        let size = _mm256_set_m128i(magnitudes(i2, i3), magnitudes(i0, i1));
-        let v = _mm256_shuffle_epi8(_mm256_set1_epi32(signs[AT[g]]), spread);
-        let v = _mm256_cmpeq_epi8(_mm256_and_si256(v, bits), bits);
-        let signs = _mm256_or_si256(v, one);
-        let scale = _mm256_set1_epi32(scales[AT[g]]);
+    for j in 0..4 {
+        let (low, low_signs) = iq2::half(b, signs, j, 0);
+        let (high, high_signs) = iq2::half(b, signs, j, 1);
+        let scales = signs.scales(j);
         for k in 0..N {
-            let x = _mm256_sign_epi8(load(&x[k].as_chunks::<32>().0[g]), signs);
-            let p = _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), scale);
+            let p = _mm256_maddubs_epi16(low, _mm256_sign_epi8(x[k][2 * j], low_signs));
+            let u = _mm256_maddubs_epi16(high, _mm256_sign_epi8(x[k][2 * j + 1], high_signs));
+            let p = _mm256_madd_epi16(_mm256_add_epi16(p, u), scales);
             s[k] = _mm256_add_epi32(s[k], p);
         }
     }
     s
 }
-
-/// The magnitudes of two codebook entries.
-#[target_feature(enable = "avx2")]
-fn magnitudes(i: u8, j: u8) -> __m128i {
-    let (low, high) =
-        (&raw const IQ2_XXS_GRID[usize::from(i)], &raw const IQ2_XXS_GRID[usize::from(j)]);
-    // SAFETY: both point to 8 readable bytes.
-    unsafe { _mm_castpd_si128(_mm_loadh_pd(_mm_load_sd(low.cast()), high.cast())) }
-}
-
-/// Per group, in the order 0, 1, 4, 5, 2, 3, 6, 7: four bytes of eight signs, and the odd scale
-/// 1..=31 in both halves.
-#[target_feature(enable = "avx2")]
-fn iq2_xxs_signs(b: &Iq2Xxs) -> ([i32; 8], [i32; 8]) {
-    let (halves, _) = b.groups.as_chunks::<4>();
-    let a = _mm256_castsi256_ps(load(&halves[0]));
-    let c = _mm256_castsi256_ps(load(&halves[1]));
-    let v = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, c));
-    // Four times seven bits to four bytes.
-    let byte = |k: i32| _mm256_set1_epi32(0x7f << (8 * k));
-    let v01 = _mm256_or_si256(
-        _mm256_and_si256(v, byte(0)),
-        _mm256_and_si256(_mm256_slli_epi32::<1>(v), byte(1)),
-    );
-    let v23 = _mm256_or_si256(
-        _mm256_and_si256(_mm256_slli_epi32::<2>(v), byte(2)),
-        _mm256_and_si256(_mm256_slli_epi32::<3>(v), byte(3)),
-    );
-    let seven = _mm256_or_si256(v01, v23);
-    // The eighth bit is the parity of the seven.
-    let parity = _mm256_broadcastsi128_si256(load16(&PARITY));
-    let folded = _mm256_xor_si256(seven, _mm256_srli_epi16::<4>(seven));
-    let folded = _mm256_and_si256(folded, _mm256_set1_epi8(15));
-    let signs = _mm256_or_si256(seven, _mm256_shuffle_epi8(parity, folded));
-    let scale = _mm256_or_si256(_mm256_srli_epi32::<27>(v), _mm256_set1_epi32(1));
-    let scales = _mm256_or_si256(scale, _mm256_slli_epi32::<16>(scale));
-    let mut out = ([0; 8], [0; 8]);
-    store(&mut out.0, signs);
-    store(&mut out.1, scales);
-    out
-}
-
-/// Bit 7 = parity of the index.
-static PARITY: [u8; 16] = {
-    let mut p = [0; 16];
-    let mut i = 0;
-    while i < 16 {
-        p[i] = ((i as u32).count_ones() as u8 & 1) << 7;
-        i += 1;
-    }
-    p
-};
 
 /// `acc + (dw·Σs − dmin·Σm)·dx`.
 #[target_feature(enable = "avx2,fma")]
@@ -405,21 +357,14 @@ fn with_minima(
     _mm256_fmadd_ps(y, _mm256_set1_ps(dx), acc)
 }
 
-/// One f16 per lane.
-#[target_feature(enable = "avx2,f16c")]
-fn f16s(v: [F16; LANES]) -> __m256 {
-    let [a, b, c, d, e, f, g, h] = v.map(|v| i16::from_le_bytes(v.0));
-    _mm256_cvtph_ps(_mm_set_epi16(h, g, f, e, d, c, b, a))
-}
-
-/// Lane `r` = the sum of the lanes of `s[r]`.
+/// Lane `r` = the sum of the lanes of `s[r]`. With shuffles: `hadd` is three instructions in one.
 #[target_feature(enable = "avx2")]
 fn add_up(s: [__m256i; LANES]) -> __m256i {
     let [a, b, c, d, e, f, g, h] = s;
+    let twos = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let fours = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
     // Rows 0 to 3 and 4 to 7; each 128-bit half has the sums of its half of the lanes.
-    let low = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    let high = _mm256_hadd_epi32(_mm256_hadd_epi32(e, f), _mm256_hadd_epi32(g, h));
+    let (low, high) = (fours(twos(a, b), twos(c, d)), fours(twos(e, f), twos(g, h)));
     let first = _mm256_inserti128_si256::<1>(low, _mm256_castsi256_si128(high));
-    let second = _mm256_zextsi128_si256(_mm256_extracti128_si256::<1>(low));
-    _mm256_add_epi32(first, _mm256_blend_epi32::<0xf0>(second, high))
+    _mm256_add_epi32(first, _mm256_permute2x128_si256::<0x31>(low, high))
 }
