@@ -83,6 +83,12 @@ pub trait Runner: Send {
     /// Opens a sequence from a saved state, with room for `cap` tokens.
     fn load_seq(&mut self, r: &mut dyn Read, cap: u32) -> Result<SeqId>;
 
+    /// Whether [`Runner::load_seq`] takes states that other weights of the same shape have computed,
+    /// such as another quantisation of the model. They are refused until this is called.
+    fn accept_other_weights(&mut self, accepts: bool) {
+        let _ = accepts;
+    }
+
     /// Copies the sequence's rings, so that [`Runner::rewind`] can return to its present end
     /// however far it has grown since. `None` where the backend keeps no marks.
     fn mark(&mut self, seq: SeqId) -> Result<Option<Mark>> {

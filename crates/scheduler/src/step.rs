@@ -43,11 +43,13 @@ pub struct Scheduler {
 impl Scheduler {
     /// A scheduler without live sequences.
     pub fn new(
-        runner: Box<dyn Runner>,
+        mut runner: Box<dyn Runner>,
         options: Options,
         texts: Box<dyn Texts>,
         disk: Option<Disk>,
     ) -> Self {
+        let accepts = disk.as_ref().is_some_and(|disk| disk.store.options().accepts_family);
+        runner.accept_other_weights(accepts);
         Self {
             mark_bytes: mark_bytes(runner.dims()),
             pace: Pace::new(options.step),

@@ -76,11 +76,15 @@ fn scheduler(file: &Arc<ModelFile>, options: Options, disk: Option<Disk>) -> Sch
 }
 
 fn disk(file: &ModelFile, dir: &Path) -> Disk {
+    disk_of(file, dir, false)
+}
+
+fn disk_of(file: &ModelFile, dir: &Path, accepts_family: bool) -> Disk {
     let options = StoreOptions {
         budget_bytes: 1 << 30,
         tokens_min: 64,
         identity: identity(file, file.dims.profile_g()),
-        accepts_family: false,
+        accepts_family,
         quant_bits: 0,
         ctx: CTX,
         n_vocab: u32::try_from(file.dims.n_vocab).unwrap(),
@@ -270,4 +274,26 @@ fn a_state_that_was_saved_is_loaded_with_the_same_logits() {
     assert_eq!(reused(&heard), (384, Source::Disk));
     assert_eq!(s.counters().prefilled_tokens, 0);
     assert_eq!(tokens, alone(&file, std::slice::from_ref(&cut))[0]);
+}
+
+#[test]
+fn another_quantisation_s_states_are_taken_by_wish_alone() {
+    let models = [1, 2].map(|seed| {
+        let gguf = ds4_model::testing::quant_gguf(seed).unwrap();
+        Arc::new(ModelFile::new(gguf, None).unwrap())
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let asked = requests(&models[0]).remove(1);
+    let mut s = scheduler(&models[0], options(), Some(disk(&models[0], dir.path())));
+    ask(&mut s, &asked);
+    s.shut_down();
+    drop(s);
+    for (accepts, expected) in [(false, (0, Source::Cold)), (true, (384, Source::Disk))] {
+        let disk = disk_of(&models[1], dir.path(), accepts);
+        let off = DiskOptions { cold_max: 0, continued_interval: 0, ..disk.options };
+        let disk = Disk { options: off, ..disk };
+        let mut s = scheduler(&models[1], options(), Some(disk));
+        let (_, heard) = ask(&mut s, &asked);
+        assert_eq!(reused(&heard), expected, "accepts: {accepts}");
+    }
 }
