@@ -100,8 +100,8 @@ pub(crate) fn start(file: ModelFile, model: &Model) -> Result<Loaded> {
     Ok(Loaded { runner: Box::new(runner), file, threads, step_bytes })
 }
 
-/// Address space that a model takes at most before its first step: threads with their stacks and the
-/// allocator's reserve for each, scratch, the tables of the vocabulary.
+/// Address space that a model takes at most before its first step: threads with their stacks and
+/// the allocator's reserve for each, scratch, the tables of the vocabulary.
 fn fixed_bytes(file: &ModelFile, options: &CpuOptions) -> u64 {
     const THREAD: u64 = (2 + 64) << 20;
     const TOKEN: u64 = 512;

@@ -115,8 +115,8 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What the routed experts of a chunk read. A slot is one (token, chosen expert) pair; the slots of an
-/// expert are together.
+/// What the routed experts of a chunk read. A slot is one (token, chosen expert) pair; the slots of
+/// an expert are together.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertInputs<'a> {
     /// Expert `e` has the slots `bounds[e]..bounds[e + 1]`.
