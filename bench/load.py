@@ -54,8 +54,8 @@ async def ask(host, port, path, body, headers):
     reader, writer = await asyncio.open_connection(host, port, limit=1 << 22)
     try:
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n{headers}\r\n"
-        writer.write(head.encode() + data)
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n"
+        writer.write((head + headers + "\r\n").encode() + data)
         await writer.drain()
         status = await reader.readline()
         if b" 200 " not in status:

@@ -68,8 +68,8 @@ pub(crate) struct DiskCache {
     pub options: DiskOptions,
 }
 
-/// Resolves the flags of `serve`. Changes the working directory on demand, because the default model
-/// is looked for in it.
+/// Resolves the flags of `serve`. Changes the working directory on demand, because the default
+/// model is looked for in it.
 pub(crate) fn resolve(args: ServeArgs) -> Resolved<Serve> {
     let ServeArgs { model, network, sessions, answers, cache, logs } = args;
     if let Some(dir) = &network.chdir {

@@ -81,8 +81,8 @@ fn settle(
     }
     let marks_bytes = ((room - sessions) / 4).min(MARKS_BYTES_MAX);
     tracing::info!(
-        "memory: {parallel} sessions of {ctx} tokens {}, checkpoints {}, weights {}, to compute {}; \
-         {} free",
+        "memory: {parallel} sessions of {ctx} tokens {}, checkpoints {}, weights {}, to compute \
+         {}; {} free",
         gib(sessions),
         gib(marks_bytes),
         gib(weights),

@@ -67,8 +67,8 @@ fn codex(facts: &Facts, home: &Path) -> Recipe {
     let compact = ctx / 5 * 4;
     let text = format!(
         "model = \"{MODEL}\"\nmodel_provider = \"{NAME}\"\nmodel_context_window = {ctx}\n\
-         model_auto_compact_token_limit = {compact}\n\n[model_providers.{NAME}]\nname = \"{NAME}\"\n\
-         base_url = {url}\nwire_api = \"responses\"\nrequires_openai_auth = false\n\
+         model_auto_compact_token_limit = {compact}\n\n[model_providers.{NAME}]\n\
+         name = \"{NAME}\"\nbase_url = {url}\nwire_api = \"responses\"\nrequires_openai_auth = false\n\
          supports_websockets = false\nstream_idle_timeout_ms = {PATIENCE_MS}\n{key}"
     );
     Recipe {

@@ -83,7 +83,8 @@ fn post(path: &str, body: &str) -> String {
     )
 }
 
-const QUESTION: &str = r#"{"messages": [{"role": "user", "content": "Hi"}], "thinking": false, "max_tokens": 5, "temperature": 0}"#;
+const QUESTION: &str = r#"{"messages": [{"role": "user", "content": "Hi"}], "thinking": false,
+    "max_tokens": 5, "temperature": 0}"#;
 
 #[test]
 fn it_answers_and_ends_when_asked() {
