@@ -1,5 +1,5 @@
-//! The OpenAPI document: kept by hand for the documented path of each route, with the other paths of
-//! the table added.
+//! The OpenAPI document: kept by hand for the documented path of each route, with the other paths
+//! of the table added.
 
 use std::sync::{Arc, LazyLock};
 

@@ -128,8 +128,8 @@ async fn not_found(request: Request) -> Response<Body> {
     reply::error(api_of(path, headers), &error.with_request_id(id_of(request.extensions())))
 }
 
-/// A path that exists, but not like this. Clients that try a web socket first go on without one when
-/// they are told that they cannot have it.
+/// A path that exists, but not like this. Clients that try a web socket first go on without one
+/// when they are told that they cannot have it.
 async fn not_allowed(request: Request) -> Response<Body> {
     let (path, headers) = (request.uri().path(), request.headers());
     let is_socket = headers

@@ -1,5 +1,5 @@
-//! An answer as a stream of events. A task of its own writes it, so that news, signs of life and the
-//! client's disappearance are waited for in one place.
+//! An answer as a stream of events. A task of its own writes it, so that news, signs of life and
+//! the client's disappearance are waited for in one place.
 
 use std::io;
 use std::pin::Pin;
