@@ -1,12 +1,12 @@
 //! Looking at the model instead of listening to it: tokens, log probabilities, perplexity.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use ds4_engine::{Cancel, Logprob, Request, Sampling, Sequence, perplexity, top_logprobs};
+use ds4_gguf::write::replace_file;
 use ds4_model::TokenId;
 use ds4_text::Tokenizer;
 
@@ -39,22 +39,36 @@ pub(crate) fn logprobs(options: &Chat, prompt: &Prompt, path: &Path, top_k: usiz
     let text = prompt_text(prompt)?;
     let mut talk = Talk::open(options)?;
     let (ids, _) = prompt_ids(&mut talk, &text)?;
+    // The file is tried before hours of work, not after them.
+    let mut n = 0;
+    replace_file(path, |file| {
+        let steps = greedy(&mut talk, &ids, options.max_tokens, top_k)?;
+        n = steps.len();
+        let json = logprobs_json(&talk.tokenizer, ids.len(), options.ctx, top_k, &steps)?;
+        let written = file.write_all(json.as_bytes());
+        written.with_context(|| format!("cannot write {}", path.display()))
+    })?;
+    eprintln!("ds4: wrote {n} steps to {}", path.display());
+    Ok(())
+}
+
+/// A greedy answer with the most probable tokens of each step.
+fn greedy(talk: &mut Talk, prompt: &[TokenId], max_tokens: usize, top_k: usize) -> Result<Steps> {
     let eos = TokenId(talk.tokenizer.specials().eos);
-    let Talk { session, tokenizer, .. } = &mut talk;
-    let mut steps: Vec<(TokenId, Vec<Logprob>)> = Vec::new();
+    let mut steps = Steps::new();
     let mut failure = None;
     let cancel = terminal::interrupt()?;
     let request = Request {
-        prompt: &ids,
+        prompt,
         sampling: Sampling::GREEDY,
-        max_tokens: options.max_tokens,
+        max_tokens,
         // The end token is recorded, so it must be reported; the receiver stops at it.
         stops: &[],
         draft_max: 0,
         cancel: &cancel,
     };
     let working = terminal::Working::start();
-    let generated = session.generate(&request, &mut |_| {}, &mut |token, row| {
+    let generated = talk.session.generate(&request, &mut |_| {}, &mut |token, row| {
         match top_logprobs(row, top_k) {
             Ok(top) => steps.push((token, top)),
             Err(error) => failure = Some(error),
@@ -70,13 +84,11 @@ pub(crate) fn logprobs(options: &Chat, prompt: &Prompt, path: &Path, top_k: usiz
         return Err(error.into());
     }
     generated?;
-    let json = logprobs_json(tokenizer, ids.len(), options.ctx, top_k, &steps)?;
-    let cannot_write = || format!("cannot write {}", path.display());
-    let mut out = File::create(path).with_context(cannot_write)?;
-    out.write_all(json.as_bytes()).with_context(cannot_write)?;
-    eprintln!("ds4: wrote {} steps to {}", steps.len(), path.display());
-    Ok(())
+    Ok(steps)
 }
+
+/// Chosen tokens with the most probable ones.
+type Steps = Vec<(TokenId, Vec<Logprob>)>;
 
 /// The JSON of the C engine, byte for byte in its layout.
 fn logprobs_json(

@@ -1,18 +1,20 @@
 //! `--imatrix-dataset`: runs prompts through the model and writes how much each input column of the
 //! routed experts is used, for `ds4 quantize --imatrix`.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use ds4_engine::Sequence;
+use ds4_gguf::write::replace_file;
 use ds4_model::{Dims, ExpertInputs, Place, Probe, Stage, TokenId, Weights};
 use ds4_quantize::Imatrix;
 use ds4_text::{BOS, Tokenizer};
 
+use crate::load::{self, Loaded};
 use crate::options::Model;
-use crate::{load, terminal};
+use crate::terminal;
 
 /// What was asked for.
 #[derive(Debug)]
@@ -42,44 +44,39 @@ pub(crate) fn run(options: &Collect) -> Result<()> {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
     let cap = u32::try_from(longest).context("a prompt is too long")?;
     loaded.plan(cap, "use shorter prompts")?;
+    let calls = u32::try_from(prompts.len())?;
     // The file is tried before hours of work, not after them.
-    let part = part_of(&options.out);
-    let cannot_write = || format!("cannot write {}", options.out.display());
-    fs::write(&part, b"").with_context(cannot_write)?;
+    replace_file(&options.out, |file| {
+        let sums = collect(&mut loaded, &prompts, cap)?;
+        let bytes = sums.imatrix(&loaded.file.weights).to_bytes(calls)?;
+        file.write_all(&bytes).with_context(|| format!("cannot write {}", options.out.display()))
+    })?;
+    let out = options.out.display();
+    terminal::note(&format!("wrote the importance of {calls} prompts, {total} tokens, to {out}"));
+    Ok(())
+}
 
+/// Runs every prompt in a sequence of its own.
+fn collect(loaded: &mut Loaded, prompts: &[Vec<TokenId>], cap: u32) -> Result<Sums> {
     let sums = Sums::new(&loaded.file.dims);
     let runner = &mut *loaded.runner;
     runner.set_probe(Some(Box::new(sums.clone())));
+    let total: usize = prompts.iter().map(Vec::len).sum();
     let bar = terminal::progress_bar("collecting", total, "tokens");
     let cancel = terminal::interrupt()?;
     let working = terminal::Working::start();
     let mut before = 0;
-    for prompt in &prompts {
+    for prompt in prompts {
         let mut seq = Sequence::open(runner, cap)?;
         let mut progress = |done: usize| bar.set_position((before + done) as u64);
         let synced = seq.sync(runner, prompt, &cancel, &mut progress);
         seq.close(runner);
-        if let Err(error) = synced {
-            let _ = fs::remove_file(&part);
-            return Err(error.into());
-        }
+        synced?;
         before += prompt.len();
     }
     drop(working);
     bar.finish_and_clear();
-    let calls = u32::try_from(prompts.len())?;
-    let bytes = sums.imatrix(&loaded.file.weights).to_bytes(calls)?;
-    fs::write(&part, bytes).with_context(cannot_write)?;
-    fs::rename(&part, &options.out).with_context(cannot_write)?;
-    let (n, out) = (prompts.len(), options.out.display());
-    terminal::note(&format!("wrote the importance of {n} prompts, {total} tokens, to {out}"));
-    Ok(())
-}
-
-fn part_of(out: &Path) -> PathBuf {
-    let mut name = out.as_os_str().to_owned();
-    name.push(".part");
-    name.into()
+    Ok(sums)
 }
 
 /// The data set's prompts: a text for each BOS literal, as far as the limits allow.

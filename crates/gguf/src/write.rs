@@ -2,7 +2,7 @@
 //! byte's place, then the tensors follow one by one, or in any order into memory.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -267,22 +267,28 @@ impl<W: Write> Writer<W> {
 }
 
 /// Writes a file under a temporary name (`path` with `.part` appended) and renames it when `write`
-/// has succeeded and the bytes are on the disk; otherwise removes it.
+/// has succeeded and the bytes are on the disk; otherwise removes it. A link is followed; what is no
+/// file, such as a pipe, cannot be replaced and takes the bytes as they come.
 pub fn replace_file<E: From<Error>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut part = path.as_os_str().to_owned();
+    let failed = |path: &Path, e: io::Error| E::from(Error::io(&path.display().to_string(), e));
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(&target).is_ok_and(|known| !known.is_file()) {
+        let open = File::options().write(true).open(&target);
+        return write(&mut open.map_err(|e| failed(path, e))?);
+    }
+    let mut part = target.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let io = |e: io::Error| E::from(Error::io(&part.display().to_string(), e));
-    let mut file = File::create(&part).map_err(io)?;
+    let mut file = File::create(&part).map_err(|e| failed(path, e))?;
     let result = write(&mut file)
-        .and_then(|()| file.sync_all().map_err(io))
-        .and_then(|()| std::fs::rename(&part, path).map_err(io));
+        .and_then(|()| file.sync_all().map_err(|e| failed(path, e)))
+        .and_then(|()| fs::rename(&part, &target).map_err(|e| failed(path, e)));
     if result.is_err() {
         // The first error is the one to report.
-        let _ = std::fs::remove_file(&part);
+        let _ = fs::remove_file(&part);
     }
     result
 }

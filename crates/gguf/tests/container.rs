@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use std::io::Write;
+
 use ds4_gguf::write::{Draft, replace_file};
 use ds4_gguf::{Error, Gguf, TensorType, Value, ValueType, dequantize_row};
 use proptest::prelude::*;
@@ -337,6 +339,38 @@ fn a_failed_write_leaves_the_old_file() {
     g.advise_sequential(40..80).unwrap();
     g.release(all).unwrap();
     assert_eq!(g.data(), small_bytes());
+}
+
+/// A link stays a link, a pipe stays a pipe.
+#[cfg(unix)]
+#[test]
+fn only_files_are_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+    std::fs::write(&file, b"old").unwrap();
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    let new = |file: &mut std::fs::File| {
+        let write = file.write_all(b"new");
+        write.map_err(|source| Error::Io { file: "x".into(), source })
+    };
+    replace_file(&link, new).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(std::fs::read(&file).unwrap(), b"new");
+
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).unwrap()
+    });
+    replace_file(&pipe, new).unwrap();
+    assert_eq!(reader.join().unwrap(), b"new");
+    assert!(!pipe.symlink_metadata().unwrap().is_file());
+
+    let error = replace_file(dir.path(), new).unwrap_err().to_string();
+    assert!(error.contains("Is a directory") && !error.contains(".part"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn an_importance_matrix_of_the_prompts_is_written_and_can_be_used() {
     let args = ["-m", model(), "--imatrix-dataset", &nothing, "--imatrix-out", out];
     assert!(ds4(&args).fails(1).contains("nothing.txt: no prompt"));
     let args = ["-m", model(), "--imatrix-dataset", &prompts, "--imatrix-out", "/no/such/x"];
-    assert!(ds4(&args).fails(1).contains("cannot write /no/such/x"));
+    assert!(ds4(&args).fails(1).contains("/no/such/x: No such file"));
 }
 
 #[cfg(unix)]
