@@ -6,6 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::pool::Pool;
+use crate::trace::Work;
 use crate::vectorise::vectorised;
 
 /// Which form of the activations a product reads.
@@ -162,15 +163,18 @@ impl Form {
         let scales = self.d.chunks_mut(cols / block).zip(self.sums.chunks_mut(cols / 16));
         let mut rows = x.chunks(cols).zip(self.q.chunks_mut(cols).zip(scales));
         if x.len() < ALONE {
-            rows.for_each(|(x, (q, (d, sums)))| row(x, q, d, sums, block));
-            return;
+            let all = || rows.for_each(|(x, (q, (d, sums)))| row(x, q, d, sums, block));
+            return pool.recorder.piece(0, "quantise", Work::default, all);
         }
         let rows = Mutex::new(&mut rows);
         let next = || rows.lock().unwrap_or_else(PoisonError::into_inner).next();
-        pool.run(|_, _| {
-            while let Some((x, (q, (d, sums)))) = next() {
-                row(x, q, d, sums, block);
-            }
+        pool.run(|thread, _| {
+            let all = || {
+                while let Some((x, (q, (d, sums)))) = next() {
+                    row(x, q, d, sums, block);
+                }
+            };
+            pool.recorder.piece(thread, "quantise", Work::default, all);
         });
     }
 

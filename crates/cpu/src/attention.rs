@@ -60,8 +60,9 @@ fn project(step: &Step<'_>, b: &Block<'_>, indexed: bool, s: &mut Scratch) {
     s.jobs.give(jobs);
 
     let (rank, eps) = (dims.q_rank, dims.rms_eps);
-    step.pool
-        .for_chunks(a.qr.rows_mut(t, rank), rank, |_, qr| norm::rms_weighted(qr, &w.q_a_norm, eps));
+    step.pool.for_chunks("norm", a.qr.rows_mut(t, rank), rank, |_, qr| {
+        norm::rms_weighted(qr, &w.q_a_norm, eps);
+    });
     step.prepare(&mut a.qr, [&w.q_b].into_iter().chain(index.map(|i| &i.q_b)));
     let mut jobs = s.jobs.take();
     // Rows of one output group each, so that the group's product finds its input whole.
@@ -78,7 +79,7 @@ fn project(step: &Step<'_>, b: &Block<'_>, indexed: bool, s: &mut Scratch) {
 pub(crate) fn raw_rows(step: &Step<'_>, b: &Block<'_>, a: &mut AttnScratch) {
     let (model, batch) = (step.model, step.batch);
     let (dim, eps) = (model.dims.head_dim, model.dims.rms_eps);
-    step.pool.for_chunks(&mut a.raw[..batch.len() * dim], dim, |t, row| {
+    step.pool.for_chunks("raw rows", &mut a.raw[..batch.len() * dim], dim, |t, row| {
         norm::rms_weighted(row, &b.w.kv_norm, eps);
         rotate(row, batch.turns(b.ratio, t));
         round_row(model.numerics, model.dims.rope_dim, row);
@@ -134,29 +135,35 @@ fn heads(step: &Step<'_>, b: &Block<'_>, seqs: &[Seq], s: &mut Scratch) {
     let units = dims.n_head / block;
     let (n, width) = (heads.n(), heads.cols());
     let all = heads.rows_mut(n, width);
-    step.pool.for_chunks_with(&mut s.locals, all, block * dims.head_dim, |local, i, q| {
-        let (t, first) = (i / units, i % units * block);
-        let part = batch.part(t);
-        let seq = &seqs[part.seq];
-        let chunk = part.rows(raw, dims.head_dim);
-        let pos = batch.pos[t];
-        let seen = Seen {
-            raw: Recent { ring: seq.raw(b.place), chunk, pos0: part.pos0 },
-            from: first_seen(dims, b.place, seq, pos),
-            pos,
-            comp: comp_rows(b, seq),
-            chosen: chosen_rows(dims, b.ratio, pos, t, chosen),
-        };
-        let turns = batch.turns(b.ratio, t);
-        for head in q.chunks_exact_mut(dims.head_dim) {
-            norm::rms(head, dims.rms_eps);
-            rotate(head, turns);
-        }
-        attend(q, &b.w.sinks[first..first + block], &seen, local);
-        for head in q.chunks_exact_mut(dims.head_dim) {
-            rotate_back(head, turns);
-        }
-    });
+    step.pool.for_chunks_with(
+        "attention",
+        &mut s.locals,
+        all,
+        block * dims.head_dim,
+        |local, i, q| {
+            let (t, first) = (i / units, i % units * block);
+            let part = batch.part(t);
+            let seq = &seqs[part.seq];
+            let chunk = part.rows(raw, dims.head_dim);
+            let pos = batch.pos[t];
+            let seen = Seen {
+                raw: Recent { ring: seq.raw(b.place), chunk, pos0: part.pos0 },
+                from: first_seen(dims, b.place, seq, pos),
+                pos,
+                comp: comp_rows(b, seq),
+                chosen: chosen_rows(dims, b.ratio, pos, t, chosen),
+            };
+            let turns = batch.turns(b.ratio, t);
+            for head in q.chunks_exact_mut(dims.head_dim) {
+                norm::rms(head, dims.rms_eps);
+                rotate(head, turns);
+            }
+            attend(q, &b.w.sinks[first..first + block], &seen, local);
+            for head in q.chunks_exact_mut(dims.head_dim) {
+                rotate_back(head, turns);
+            }
+        },
+    );
 }
 
 /// Heads that one unit of work takes together: all of a token, fewer when tokens are few.

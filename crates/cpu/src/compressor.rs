@@ -16,7 +16,7 @@ pub(crate) type Finish = fn(ds4_model::Numerics, rope_dim: usize, row: &mut [f32
 pub(crate) fn add_ape(step: &Step<'_>, ape: &[f32], width: usize, p: &mut Projected) {
     let ratio = ape.len() / width;
     let batch = step.batch;
-    step.pool.for_chunks(&mut p.score[..batch.len() * width], width, |t, score| {
+    step.pool.for_chunks("compressor", &mut p.score[..batch.len() * width], width, |t, score| {
         let row = batch.pos[t] as usize % ratio;
         vec_ops::axpy(1.0, &ape[row * width..][..width], score);
     });
@@ -43,7 +43,7 @@ pub(crate) fn compress(
     debug_assert_eq!(first, part.pos0 as usize / ratio);
     let new = rows.grow(part.end() as usize / ratio);
     let rope = step.model.rope(ratio);
-    step.pool.for_chunks_with(locals, new, dim, |local, i, row| {
+    step.pool.for_chunks_with("compressor", locals, new, dim, |local, i, row| {
         let start = u32::try_from((first + i) * ratio).expect("a position of the sequence");
         pool_window(row, kvs, scores, start, ratio, &mut local.sums);
         norm::rms_weighted(row, &w.norm, dims.rms_eps);

@@ -28,7 +28,7 @@ pub(crate) fn head(
     matmul(step.pool, &mut [step.job(&hc.mix, &s.streams, mix).tokens(wanted)]);
     let (streams, mix) = (&s.streams, &*mix);
     let x = s.x.rows_mut(wanted.len(), embd);
-    step.pool.for_chunks(x, embd, |i, x| {
+    step.pool.for_chunks("hyper-connection", x, embd, |i, x| {
         let streams = streams.row(wanted[i] as usize);
         let mut pre = [0.0; ds4_model::limits::HC_MAX];
         let pre = &mut pre[..n];

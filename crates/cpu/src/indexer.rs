@@ -52,7 +52,7 @@ pub(crate) fn choose(step: &mut Step<'_>, b: &Block<'_>, seqs: &[Seq], s: &mut S
     let top_k = dims.index_top_k;
     let chosen = &mut chosen[..batch.len() * top_k];
     if batch.len() >= step.pool.threads() {
-        step.pool.for_chunks_with(&mut s.locals, chosen, top_k, |local, t, chosen| {
+        step.pool.for_chunks_with("indexer", &mut s.locals, chosen, top_k, |local, t, chosen| {
             let q = query(t);
             if q.rows > top_k {
                 let scores = &mut local.scores[..q.rows];
@@ -66,7 +66,7 @@ pub(crate) fn choose(step: &mut Step<'_>, b: &Block<'_>, seqs: &[Seq], s: &mut S
             let q = query(t);
             if q.rows > top_k {
                 let scores = &mut scores[..q.rows];
-                step.pool.for_chunks(scores, ROWS_PER_UNIT, |i, scores| {
+                step.pool.for_chunks("indexer", scores, ROWS_PER_UNIT, |i, scores| {
                     q.score(rows(t), i * ROWS_PER_UNIT, scores);
                 });
                 select(scores, keys, chosen);
@@ -84,7 +84,7 @@ fn queries(step: &Step<'_>, q: &mut [f32], w: &mut [f32]) {
     let (heads, dim) = (dims.n_index_head, dims.index_dim);
     let q = &mut q[..batch.len() * heads * dim];
     let together = if heads.is_multiple_of(8) { 8 } else { heads };
-    step.pool.for_chunks(q, together * dim, |i, q| {
+    step.pool.for_chunks("indexer", q, together * dim, |i, q| {
         let turns = batch.turns(INDEXED_RATIO, i * together / heads);
         for head in q.chunks_exact_mut(dim) {
             rotate(head, turns);

@@ -81,7 +81,7 @@ fn embed(step: &Step<'_>, s: &mut Scratch) {
     let (dims, table) = (&step.model.dims, &step.model.weights.embd);
     let width = dims.n_hc * dims.n_embd;
     let streams = s.streams.rows_mut(step.batch.len(), width);
-    step.pool.for_chunks(streams, width, |t, streams| {
+    step.pool.for_chunks("embedding", streams, width, |t, streams| {
         let (first, rest) = streams.split_at_mut(dims.n_embd);
         ds4_gguf::dequantize_row(table.ty, table.row(step.batch.ids[t].0 as usize), first);
         for stream in rest.chunks_exact_mut(dims.n_embd) {
@@ -104,7 +104,7 @@ pub(crate) fn hc_pre(
     step.product(&hc.mix, &mut s.streams, mix);
     let streams = &s.streams;
     // The norm of the mix's input is a factor of its output.
-    step.pool.for_chunks(mix, n, |t, mix| {
+    step.pool.for_chunks("hyper-connection", mix, n, |t, mix| {
         vec_ops::scale(mix, vec_ops::inv_rms(streams.row(t), eps));
         hyper::split(mix, &hc.base, &hc.scale, dims);
     });
@@ -117,7 +117,7 @@ pub(crate) fn hc_pre(
         record_gates(step, place, mix, &s.y);
     }
     let x = s.x.rows_mut(t, embd);
-    step.pool.for_chunks(x, embd, |t, x| {
+    step.pool.for_chunks("hyper-connection", x, embd, |t, x| {
         hyper::gather(streams.row(t), pre(t), x);
         norm::rms_weighted(x, weight, eps);
     });
@@ -129,7 +129,7 @@ fn hc_post(step: &Step<'_>, s: &mut Scratch) {
     let (n, h, embd) = (dims.hc_mix(), dims.n_hc, dims.n_embd);
     let (streams, mix, y) = (&s.streams, &s.mix, &s.y);
     let next = s.next.rows_mut(step.batch.len(), h * embd);
-    step.pool.for_chunks(next, h * embd, |t, next| {
+    step.pool.for_chunks("hyper-connection", next, h * embd, |t, next| {
         let (post, comb) = mix[t * n..][h..n].split_at(h);
         hyper::spread(streams.row(t), &y[t * embd..][..embd], post, comb, next);
     });

@@ -49,6 +49,7 @@ mod seq;
 pub mod speed;
 mod step;
 mod synthetic;
+pub mod trace;
 mod vec_ops;
 mod vectorise;
 

@@ -11,10 +11,13 @@ use ds4_gguf::TensorType;
 use crate::acts::{ActForm, Acts};
 use crate::dot::{self, Isa, Out, Tile, Toks};
 use crate::pool::Pool;
+use crate::trace::Work;
 
 /// A borrowed matrix in its file format.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mat<'a> {
+    /// For records.
+    pub name: &'a str,
     /// Storage format.
     pub ty: TensorType,
     /// Output rows.
@@ -39,7 +42,8 @@ pub(crate) struct Job<'a> {
     groups: usize,
     out: Out<'a>,
     row_bytes: usize,
-    unit_rows: usize,
+    /// Rows and tokens of a unit.
+    unit: [usize; 2],
     units: Range<usize>,
 }
 
@@ -50,7 +54,7 @@ impl<'a> Job<'a> {
         let row_bytes = w.ty.row_bytes(w.cols).expect("rows are whole blocks");
         assert_eq!(Some(w.data.len()), row_bytes.checked_mul(w.rows), "bytes of {w:?}");
         let out = Out::new(out);
-        Self { w, x, form, tokens: None, groups: 1, out, row_bytes, unit_rows: 0, units: 0..0 }
+        Self { w, x, form, tokens: None, groups: 1, out, row_bytes, unit: [1; 2], units: 0..0 }
     }
 
     /// Only these rows of `x`, in this order: token `t` of the result is `x[tokens[t]]`.
@@ -83,17 +87,44 @@ impl<'a> Job<'a> {
         assert_eq!(self.x.cols(), self.w.cols, "columns of activations and weights");
         assert!(self.x.has(self.form), "activations were not prepared as {:?}", self.form);
         let want = (threads * UNITS_PER_THREAD).div_ceil(self.groups);
-        self.unit_rows = unit_rows(self.part(), self.row_bytes, want);
-        let units = self.part().div_ceil(self.unit_rows) * self.groups;
-        self.units = first..first + if self.n() == 0 { 0 } else { units };
+        let step = dot::rows_together(self.w.ty, self.form);
+        let rows = unit_rows(self.part(), self.row_bytes, want, step);
+        // A few long rows are shared out by tokens; unpacking rows twice would not pay.
+        let parts = self.part().div_ceil(rows);
+        let share = parts < threads && step < dot::PANEL_ROWS;
+        let tokens = if share { self.n().div_ceil(want).next_multiple_of(4) } else { self.n() };
+        self.unit = [rows, tokens.max(1)];
+        self.units = first..first + parts * self.groups * self.n().div_ceil(tokens.max(1));
+    }
+
+    /// The group, the rows and the tokens of one unit.
+    fn part_of(&self, ix: usize) -> (usize, Range<usize>, Range<usize>) {
+        let [rows, tokens] = self.unit;
+        let per_group = self.part().div_ceil(rows);
+        let (row, token) =
+            (ix % (per_group * self.groups), ix / (per_group * self.groups) * tokens);
+        let (group, at) = (row / per_group, row % per_group * rows);
+        let begin = group * self.part() + at;
+        let rows = begin..begin + rows.min(self.part() - at);
+        (group, rows, token..(token + tokens).min(self.n()))
+    }
+
+    /// What one unit takes.
+    fn work(&self, ix: usize) -> Work {
+        let (_, rows, tokens) = self.part_of(ix);
+        let (rows, tokens) = (rows.len(), tokens.len());
+        Work {
+            ty: Some(self.w.ty),
+            bytes: (rows * self.row_bytes) as u64,
+            macs: (rows * self.w.cols * tokens) as u64,
+            tokens,
+        }
     }
 
     /// Computes one unit of this job.
     fn unit(&self, isa: Isa, ix: usize) {
-        let per_group = self.part().div_ceil(self.unit_rows);
-        let (group, at) = (ix / per_group, ix % per_group * self.unit_rows);
-        let begin = group * self.part() + at;
-        let end = begin + self.unit_rows.min(self.part() - at);
+        let (group, Range { start: begin, end }, tokens) = self.part_of(ix);
+        let first = tokens.start;
         let tile = Tile {
             ty: self.w.ty,
             w: &self.w.data[begin * self.row_bytes..end * self.row_bytes],
@@ -101,8 +132,8 @@ impl<'a> Job<'a> {
             cols: self.w.cols,
             x: self.x,
             form: self.form,
-            toks: Toks { list: self.tokens, groups: self.groups, group, n: self.n() },
-            out: self.out.at(begin, self.w.rows),
+            toks: Toks { list: self.tokens, first, groups: self.groups, group, n: tokens.len() },
+            out: self.out.at(begin + first * self.w.rows, self.w.rows),
         };
         dot::tile(isa, &tile);
     }
@@ -115,10 +146,22 @@ const UNITS_PER_THREAD: usize = 8;
 /// Bytes of weights a unit should not exceed: half of a small core's L2 cache.
 const UNIT_BYTES: usize = 128 << 10;
 
-/// Rows per unit: a multiple of 32 (whole panels), as many as `want` units and the cache allow.
-fn unit_rows(rows: usize, row_bytes: usize, want: usize) -> usize {
+/// Rows per unit: a multiple of `step`, as many as `want` units and the cache allow.
+fn unit_rows(rows: usize, row_bytes: usize, want: usize, step: usize) -> usize {
     let by_cache = UNIT_BYTES / row_bytes.max(1);
-    (rows / want.max(1)).min(by_cache).max(1).next_multiple_of(32)
+    (rows / want.max(1)).min(by_cache).max(1).next_multiple_of(step)
+}
+
+/// A number without common divisor with `n`, near the golden section of it: steps of this size
+/// visit all of `0..n` and spread every stretch of it over the whole way.
+fn stride(n: usize) -> usize {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    (n * 5 / 8..=n + 1).find(|s| gcd(*s, n) == 1).unwrap_or(1)
 }
 
 /// Runs all products in one parallel section. Allocates nothing but, once per thread, the
@@ -135,15 +178,21 @@ pub(crate) fn matmul_with(isa: Isa, pool: &Pool, jobs: &mut [Job<'_>]) {
         units = job.units.end;
     }
     let jobs = &*jobs;
+    // Formats that wait for memory and those that compute take turns, so that each has what the
+    // other leaves.
+    let mixed = jobs.iter().any(|job| job.w.ty != jobs[0].w.ty);
+    let stride = if mixed { stride(units) } else { 1 };
     let next = AtomicUsize::new(0);
-    let work = |_, _| {
+    let work = |thread, _| {
         loop {
             let ix = next.fetch_add(1, Ordering::Relaxed);
             if ix >= units {
                 return;
             }
+            let ix = ix * stride % units;
             let job = &jobs[jobs.partition_point(|j| j.units.end <= ix)];
-            job.unit(isa, ix - job.units.start);
+            let ix = ix - job.units.start;
+            pool.recorder.piece(thread, job.w.name, || job.work(ix), || job.unit(isa, ix));
         }
     };
     if units <= 1 { work(0, 1) } else { pool.run(work) }

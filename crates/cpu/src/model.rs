@@ -52,10 +52,10 @@ impl Model {
 
 /// A whole matrix as an operand.
 pub(crate) fn mat(w: &Matrix) -> Mat<'_> {
-    Mat { ty: w.ty, rows: w.rows, cols: w.cols, data: w.bytes() }
+    Mat { name: &w.name, ty: w.ty, rows: w.rows, cols: w.cols, data: w.bytes() }
 }
 
 /// Matrix `ix` of a stack as an operand.
 pub(crate) fn mat_of(w: &Matrix, ix: usize) -> Mat<'_> {
-    Mat { ty: w.ty, rows: w.rows, cols: w.cols, data: w.slice(ix) }
+    Mat { name: &w.name, ty: w.ty, rows: w.rows, cols: w.cols, data: w.slice(ix) }
 }

@@ -12,7 +12,7 @@ use crate::{router, vec_ops};
 
 /// The FFN sublayer: `s.x` in, `s.y` out.
 pub(crate) fn ffn(step: &mut Step<'_>, b: &Block<'_>, s: &mut Scratch) {
-    scores_and_shared(step, b, s);
+    scores(step, b, s);
     choose(step, b, &mut s.ffn);
     sort_by_expert(step, &mut s.ffn);
     gate_and_up(step, b, s);
@@ -21,21 +21,13 @@ pub(crate) fn ffn(step: &mut Step<'_>, b: &Block<'_>, s: &mut Scratch) {
     down(step, b, s);
 }
 
-/// Router scores, and gate and up of the shared expert, in one go: all read the same input.
-fn scores_and_shared(step: &Step<'_>, b: &Block<'_>, s: &mut Scratch) {
+/// Router scores. Prepares the input for all experts.
+fn scores(step: &Step<'_>, b: &Block<'_>, s: &mut Scratch) {
     let (dims, w, t) = (&step.model.dims, b.w, step.batch.len());
     step.prepare(&mut s.x, [&w.router_in, &w.shared.gate, &w.shared.up]);
     s.x.quantise(step.pool, &[step.model.expert_form()]);
-    let (x, f) = (&s.x, &mut s.ffn);
-    let mid = f.shared_mid.rows_mut(t, dims.n_ff);
-    matmul(
-        step.pool,
-        &mut [
-            step.job(&w.router_in, x, &mut f.probs[..t * dims.n_expert]),
-            step.job(&w.shared.gate, x, mid),
-            step.job(&w.shared.up, x, &mut f.shared_up[..t * dims.n_ff]),
-        ],
-    );
+    let job = step.job(&w.router_in, &s.x, &mut s.ffn.probs[..t * dims.n_expert]);
+    matmul(step.pool, &mut [job]);
 }
 
 /// Experts and weights of every token.
@@ -43,7 +35,7 @@ fn choose(step: &mut Step<'_>, b: &Block<'_>, f: &mut FfnScratch) {
     let (dims, batch) = (&step.model.dims, step.batch);
     let (n, used, t) = (dims.n_expert, dims.n_expert_used, batch.len());
     let probs = &mut f.probs[..t * n];
-    step.pool.for_chunks(probs, n, |_, probs| router::scores(probs));
+    step.pool.for_chunks("router", probs, n, |_, probs| router::scores(probs));
     let probs = &*probs;
     for t in 0..t {
         let probs = &probs[t * n..][..n];
@@ -84,11 +76,11 @@ fn sort_by_expert(step: &Step<'_>, f: &mut FfnScratch) {
     f.first[0] = 0;
 }
 
-/// Gate and up of every slot.
+/// Gate and up of every slot and of the shared expert in one go: all read the same input.
 fn gate_and_up(step: &Step<'_>, b: &Block<'_>, s: &mut Scratch) {
     let (dims, form) = (&step.model.dims, step.model.expert_form());
-    let f = &mut s.ffn;
-    let slots = step.batch.len() * dims.n_expert_used;
+    let (f, t) = (&mut s.ffn, step.batch.len());
+    let slots = t * dims.n_expert_used;
     let mut mid = f.mid.rows_mut(slots, dims.n_ff);
     let mut up = &mut f.up[..slots * dims.n_ff];
     let mut jobs = s.jobs.take();
@@ -105,6 +97,9 @@ fn gate_and_up(step: &Step<'_>, b: &Block<'_>, s: &mut Scratch) {
         jobs.push(Job::new(mat_of(&experts.gate, e), &s.x, form, gate_out).tokens(tokens));
         jobs.push(Job::new(mat_of(&experts.up, e), &s.x, form, up_out).tokens(tokens));
     }
+    let shared = &b.w.shared;
+    jobs.push(step.job(&shared.gate, &s.x, f.shared_mid.rows_mut(t, dims.n_ff)));
+    jobs.push(step.job(&shared.up, &s.x, &mut f.shared_up[..t * dims.n_ff]));
     matmul(step.pool, &mut jobs);
     s.jobs.give(jobs);
 }
@@ -114,11 +109,11 @@ fn activate(step: &Step<'_>, b: &Block<'_>, f: &mut FfnScratch) {
     let (dims, t) = (&step.model.dims, step.batch.len());
     let (up, weight_of, shared_up) = (&f.up, &f.weight_of, &f.shared_up);
     let slots = t * dims.n_expert_used;
-    step.pool.for_chunks(f.mid.rows_mut(slots, dims.n_ff), dims.n_ff, |slot, mid| {
+    step.pool.for_chunks("swiglu", f.mid.rows_mut(slots, dims.n_ff), dims.n_ff, |slot, mid| {
         vec_ops::swiglu(mid, &up[slot * dims.n_ff..][..dims.n_ff], b.clamp);
         vec_ops::scale(mid, weight_of[slot]);
     });
-    step.pool.for_chunks(f.shared_mid.rows_mut(t, dims.n_ff), dims.n_ff, |t, mid| {
+    step.pool.for_chunks("swiglu", f.shared_mid.rows_mut(t, dims.n_ff), dims.n_ff, |t, mid| {
         vec_ops::swiglu(mid, &shared_up[t * dims.n_ff..][..dims.n_ff], b.clamp_shared);
     });
     f.mid.quantise(step.pool, &[step.model.expert_form()]);
@@ -161,7 +156,7 @@ fn down(step: &Step<'_>, b: &Block<'_>, s: &mut Scratch) {
     matmul(step.pool, &mut jobs);
     s.jobs.give(jobs);
     let (down, slot_of) = (&f.down, &f.slot_of);
-    step.pool.for_chunks(&mut s.y[..t * embd], embd, |t, y| {
+    step.pool.for_chunks("expert sum", &mut s.y[..t * embd], embd, |t, y| {
         for slot in &slot_of[t * used..][..used] {
             vec_ops::axpy(1.0, &down[*slot as usize * embd..][..embd], y);
         }

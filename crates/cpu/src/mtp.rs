@@ -102,18 +102,18 @@ fn project_input(step: &Step<'_>, w: &MtpWeights, s: &mut Scratch) {
     let (dims, table) = (&step.model.dims, &step.model.weights.embd);
     let (n, embd, eps) = (step.batch.len(), dims.n_embd, dims.rms_eps);
     let x = s.x.rows_mut(n, embd);
-    step.pool.for_chunks(x, embd, |t, x| {
+    step.pool.for_chunks("embedding", x, embd, |t, x| {
         ds4_gguf::dequantize_row(table.ty, table.row(step.batch.ids[t].0 as usize), x);
         norm::rms_weighted(x, &w.enorm, eps);
     });
     step.product(&w.e_proj, &mut s.x, &mut s.y[..n * embd]);
     let (rows, width) = (n * dims.n_hc, dims.n_hc * embd);
-    step.pool.for_chunks(s.hidden.rows_mut(rows, embd), embd, |_, h| {
+    step.pool.for_chunks("norm", s.hidden.rows_mut(rows, embd), embd, |_, h| {
         norm::rms_weighted(h, &w.hnorm, eps);
     });
     step.product(&w.h_proj, &mut s.hidden, s.next.rows_mut(n, width));
     let y = &s.y;
-    step.pool.for_chunks(s.next.rows_mut(n, width), width, |t, streams| {
+    step.pool.for_chunks("hyper-connection", s.next.rows_mut(n, width), width, |t, streams| {
         for stream in streams.chunks_exact_mut(embd) {
             vec_ops::axpy(1.0, &y[t * embd..][..embd], stream);
         }

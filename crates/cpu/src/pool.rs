@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cores::default_threads;
+use crate::trace::Recorder;
 
 /// A worker without work for this long parks.
 const IDLE: Duration = Duration::from_millis(2);
@@ -35,6 +36,8 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     turn: Mutex<()>,
+    /// Of what the threads do in sections.
+    pub(crate) recorder: Recorder,
 }
 
 /// Alone in its cache lines.
@@ -91,7 +94,7 @@ impl Pool {
         };
         let workers: Vec<_> = (1..threads).map_while(spawn).collect();
         shared.threads.store(workers.len() + 1, Ordering::Relaxed);
-        Self { shared, workers, turn: Mutex::new(()) }
+        Self { shared, workers, turn: Mutex::new(()), recorder: Recorder::default() }
     }
 
     /// Threads that take part in a section.

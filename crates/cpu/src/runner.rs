@@ -18,6 +18,7 @@ use crate::save::Identity;
 use crate::scratch::Scratch;
 use crate::seq::Seq;
 use crate::step::Step;
+use crate::trace::Event;
 use crate::{head, layer, mtp, save};
 
 /// Tokens of a step unless the options say otherwise: enough that every expert's weights are read
@@ -111,6 +112,21 @@ impl CpuRunner {
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Records what the threads do from now on.
+    pub fn start_trace(&self) {
+        self.pool.recorder.start();
+    }
+
+    /// Ends the record that [`CpuRunner::start_trace`] began.
+    pub fn stop_trace(&self) -> Vec<Event> {
+        self.pool.recorder.stop()
+    }
+
+    /// Its threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Runs the MTP block over the pairs `(hidden[i], next[i])` at positions `0..`, on a window of

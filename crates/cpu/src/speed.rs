@@ -117,7 +117,7 @@ pub fn kernel(pool: &Pool, ty: TensorType, tokens: usize, bytes: usize) -> Kerne
     let mut y = vec![0.0; rows * tokens];
     let time = timing(|| {
         let data = parts.next().expect("a cycle of at least one");
-        let mat = Mat { ty, rows, cols, data };
+        let mat = Mat { name: "", ty, rows, cols, data };
         matmul(pool, &mut [Job::new(mat, &acts, form, &mut y)]);
     });
     black_box(&y);

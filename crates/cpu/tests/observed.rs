@@ -99,18 +99,19 @@ impl Probe for Inputs {
     fn experts(&mut self, place: Place, inputs: ExpertInputs<'_>) {
         assert_same_bits(inputs.gate_up, &self.norm, "gate and up read the normed input");
         let mut pairs = Vec::new();
-        for (e, bounds) in inputs.bounds.windows(2).enumerate() {
+        for (e, bounds) in (0u16..).zip(inputs.bounds.windows(2)) {
             for slot in bounds[0]..bounds[1] {
-                pairs.push((inputs.token_of[slot as usize], e));
+                pairs.push((inputs.token_of[slot as usize], f32::from(e)));
             }
         }
         let used = self.n_expert_used;
         let mut expected: Vec<_> = (0u32..)
             .zip(self.ids.chunks_exact(used))
-            .flat_map(|(t, ids)| ids.iter().map(move |id| (t, *id as usize)))
+            .flat_map(|(t, ids)| ids.iter().map(move |id| (t, *id)))
             .collect();
-        pairs.sort_unstable();
-        expected.sort_unstable();
+        let order = |a: &(u32, f32), b: &(u32, f32)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+        pairs.sort_unstable_by(order);
+        expected.sort_unstable_by(order);
         assert_eq!(pairs, expected, "{place:?}");
         assert_eq!(inputs.down.len() % pairs.len(), 0);
         assert!(inputs.down.iter().any(|v| *v != 0.0));

@@ -35,7 +35,7 @@ const TOKENS: usize = 4;
 const COLS: usize = 512;
 
 /// Rows that are kept in a near cache while all tokens pass: a multiple of those of every kernel.
-const ROWS: usize = 12;
+pub(super) const ROWS: usize = 12;
 
 /// Rows and activations that had to be dequantised first.
 #[derive(Default)]

@@ -48,6 +48,8 @@ pub(crate) struct Tile<'a> {
 pub(crate) struct Toks<'a> {
     /// Tokens in order; `None` means all.
     pub list: Option<&'a [u32]>,
+    /// How many of them are left out at the beginning.
+    pub first: usize,
     /// Activation rows per token.
     pub groups: usize,
     /// Which of them.
@@ -59,7 +61,21 @@ pub(crate) struct Toks<'a> {
 impl Toks<'_> {
     /// The activation row of token `t`.
     pub(crate) fn row(&self, t: usize) -> usize {
+        let t = self.first + t;
         self.list.map_or(t, |l| l[t] as usize) * self.groups + self.group
+    }
+}
+
+/// Rows of a panel of integer weights.
+pub(crate) const PANEL_ROWS: usize = panel::ROWS;
+
+/// Whole multiples of so many rows waste nothing.
+pub(crate) fn rows_together(ty: TensorType, form: ActForm) -> usize {
+    use TensorType as T;
+    match (ty, form) {
+        (T::Q8_0, ActForm::Q8_0 | ActForm::Q8K)
+        | (T::Mxfp4 | T::Q2K | T::Q4K | T::Iq2Xxs, ActForm::Q8K) => PANEL_ROWS,
+        _ => dense::ROWS,
     }
 }
 

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 
 use super::Tile;
+use crate::trace::unpacking;
 
 /// Rows of a panel.
 pub(super) const ROWS: usize = 32;
@@ -87,7 +88,7 @@ pub(super) unsafe fn panels(t: &Tile<'_>, kernel: &PanelKernel) {
                 let part = rows.map(|row| &row[begin..end]);
                 // SAFETY: passed on to the caller.
                 unsafe {
-                    (kernel.fill)(panel, &part);
+                    unpacking(|| (kernel.fill)(panel, &part));
                     (kernel.multiply)(panel, t, at, y);
                 }
             }

@@ -31,7 +31,7 @@ impl Case {
         let mut first: Option<Vec<f32>> = None;
         for isa in Isa::available() {
             let mut y = vec![f32::NAN; toks.len() * rows];
-            let mat = Mat { ty, rows, cols, data: &w };
+            let mat = Mat { name: "", ty, rows, cols, data: &w };
             let mut job = Job::new(mat, &acts, form, &mut y).groups(groups);
             if let Some(t) = &self.tokens {
                 job = job.tokens(t);
@@ -135,7 +135,7 @@ fn jobs_of_one_call() {
         (1..6).map(|i| weights(&mut rng, T::Q8_0, 50 * i * 64, Scales::Usual)).collect();
     let mut acts = Acts::new();
     acts.set(&pool, &values(&mut rng, 3 * 64), 3, 64, &[ActForm::Q8_0]);
-    let mat = |i: usize| Mat { ty: T::Q8_0, rows: 50 * (i + 1), cols: 64, data: &w[i] };
+    let mat = |i: usize| Mat { name: "", ty: T::Q8_0, rows: 50 * (i + 1), cols: 64, data: &w[i] };
     let mut alone: Vec<Vec<f32>> = (0..5).map(|i| vec![0.0; 150 * (i + 1)]).collect();
     let mut together = alone.clone();
     for (i, y) in alone.iter_mut().enumerate() {

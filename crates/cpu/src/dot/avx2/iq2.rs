@@ -106,7 +106,7 @@ fn magnitudes(index: u16) -> __m128i {
     unsafe { _mm_castpd_si128(_mm_loadh_pd(_mm_load_sd(low.cast()), high.cast())) }
 }
 
-/// Activations in the order of [`half`]: register `2j + h`.
+/// Activations in the order of [`half()`]: register `2j + h`.
 #[target_feature(enable = "avx2")]
 pub(super) fn pairs(x: &[i8; 256]) -> [__m256i; 8] {
     let (x, _) = x.as_chunks::<16>();
