@@ -51,7 +51,7 @@ impl Scheduler {
         let is_cold_cut = work.cold_cut == Some(have);
         let is_mark = work.marks.binary_search(&have).is_ok() || have == work.prompt_len;
         let is_whole = have == work.target.len();
-        if is_mark || have.is_multiple_of(self.options.mark_interval.max(1)) {
+        if is_mark || have.is_multiple_of(self.mark_interval) {
             self.mark(ix, is_anchor)?;
         }
         if is_cold_cut {
@@ -118,8 +118,7 @@ impl Scheduler {
             let (_, end) = chosen?;
             let work = self.work(part.slot);
             work.stats.drafts.count(drafts, ix + usize::from(is_draft));
-            if self.slots[part.slot].tokens.len().is_multiple_of(self.options.mark_interval.max(1))
-            {
+            if self.slots[part.slot].tokens.len().is_multiple_of(self.mark_interval) {
                 self.mark(part.slot, false)?;
             }
             self.store_frontier(part.slot);

@@ -18,17 +18,19 @@ pub struct Options {
     /// Prefill chunks end at multiples of this, in tokens, whatever they take: for backends whose
     /// results depend on how a prompt is cut. `None` chooses by time.
     pub chunk_fixed: Option<usize>,
-    /// Time a prefill chunk may take, so that nobody waits longer for a cancelled request to go.
+    /// Time a prefill chunk may take, so that nobody waits longer for a cancelled request to go;
+    /// unless the largest chunk is more than half as quick again for each token.
     pub step: Duration,
-    /// The same while other sequences decode, which wait for it between two of their tokens.
+    /// The same while other sequences decode, which wait for it between two of their tokens; unless
+    /// the largest chunk is three times as quick.
     pub step_shared: Duration,
     /// Drafts per step at most.
     pub draft_max: usize,
     /// Sequences that decode at once, above which nothing is drafted: a batch uses the same bytes
     /// for more tokens than drafts would.
     pub draft_batch_max: usize,
-    /// Distance of marks, in tokens.
-    pub mark_interval: usize,
+    /// Distance of marks, in tokens; `None` for a chunk, or as much more as their bytes demand.
+    pub mark_interval: Option<usize>,
     /// Marks kept per sequence.
     pub marks_max: usize,
     /// Bytes of all marks together, about.
@@ -48,8 +50,8 @@ impl Default for Options {
             step_shared: Duration::from_millis(40),
             draft_max: 1,
             draft_batch_max: 2,
-            mark_interval: 2048,
-            marks_max: 32,
+            mark_interval: None,
+            marks_max: 256,
             marks_bytes_max: 2 << 30,
         }
     }

@@ -1,47 +1,100 @@
-//! How many tokens a prefill chunk has, so that it takes about as long as it may.
+//! How many tokens a prefill chunk has: as many as fit into the time it may take, unless so few would
+//! cost too much of the speed. Where every call reads the weights anew, a small chunk reads them for
+//! little.
 
 use std::time::Duration;
 
 /// The first chunk, before anything was measured, and the smallest.
 const CHUNK_FIRST: usize = 64;
 const CHUNK_MIN: usize = 16;
+/// What earlier steps count for in the next estimate.
+const MEMORY: f64 = 0.9;
 
 /// Follows the speed of prefill, which changes with the context's length and with the neighbours.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     budget: Duration,
+    /// Time a token may take, in times of what it takes in the largest chunk.
+    slowdown: f64,
+    /// The chunk that fits into the time.
     chunk: f64,
+    cost: Cost,
+}
+
+/// Time of a call as a fixed part and one for each token, from the sums of a weighted regression.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    weight: f64,
+    n: f64,
+    t: f64,
+    nn: f64,
+    nt: f64,
+}
+
+impl Cost {
+    fn add(&mut self, n: f64, t: f64) {
+        for sum in [&mut self.weight, &mut self.n, &mut self.t, &mut self.nn, &mut self.nt] {
+            *sum *= MEMORY;
+        }
+        self.weight += 1.0;
+        self.n += n;
+        self.t += t;
+        self.nn += n * n;
+        self.nt += n * t;
+    }
+
+    /// Fixed part and time of a token; `None` while all calls had about the same size.
+    fn parts(&self) -> Option<(f64, f64)> {
+        let (mean, spread) =
+            (self.n / self.weight, self.nn / self.weight - (self.n / self.weight).powi(2));
+        if spread < (0.1 * mean).powi(2) {
+            return None;
+        }
+        let token = (self.nt / self.weight - mean * self.t / self.weight) / spread;
+        let token = token.clamp(0.0, self.t / self.n);
+        Some((self.t / self.weight - token * mean, token))
+    }
+
+    /// The smallest chunk in which a token takes at most `slowdown` times what it takes in one of
+    /// `most`.
+    fn least(&self, slowdown: f64, most: f64) -> Option<f64> {
+        let (fixed, token) = self.parts()?;
+        let allowed = slowdown * (fixed / most + token) - token;
+        (allowed > 0.0).then(|| fixed / allowed)
+    }
 }
 
 impl Pace {
-    pub(crate) fn new(budget: Duration) -> Self {
-        Self { budget, chunk: CHUNK_FIRST as f64 }
+    pub(crate) fn new(budget: Duration, slowdown: f64) -> Self {
+        Self { budget, slowdown, chunk: CHUNK_FIRST as f64, cost: Cost::default() }
     }
 
-    /// Tokens of the next chunk.
+    /// Tokens of the next chunk, of a runner that takes `whole` in one.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "kept between 16 and the runner's maximum"
     )]
-    pub(crate) fn chunk(&self, most: usize) -> usize {
-        (self.chunk as usize).max(CHUNK_MIN).min(most)
+    pub(crate) fn chunk(&self, whole: usize, most: usize) -> usize {
+        let least = self.cost.least(self.slowdown, whole as f64).unwrap_or(0.0);
+        let chunk = self.chunk.max(least).min(whole as f64) as usize;
+        chunk.max(CHUNK_MIN).min(most)
     }
 
     /// A step with `n` prefilled tokens took this long. A step that was cut short for another reason
     /// says little about a full one: it can only show that even it was too long.
-    pub(crate) fn measured(&mut self, n: usize, took: Duration, most: usize) {
+    pub(crate) fn measured(&mut self, n: usize, took: Duration, whole: usize) {
         let took = took.as_secs_f64().max(1e-6);
+        self.cost.add(n as f64, took);
         let fits = n as f64 * self.budget.as_secs_f64() / took;
-        let is_full = n as f64 >= 0.75 * self.chunk;
-        if is_full {
-            // At most twice as much as was tried; halfway there, because one step may be an outlier.
+        if n as f64 >= 0.75 * self.chunk {
+            // At most twice as much as before; halfway there, because one step may be an outlier.
             let next = f64::midpoint(self.chunk, fits.min(2.0 * self.chunk));
             self.chunk = if fits < self.chunk { fits.midpoint(next) } else { next };
         } else if fits < n as f64 {
             self.chunk = self.chunk.min(fits);
         }
-        self.chunk = self.chunk.clamp(CHUNK_MIN as f64, most.max(CHUNK_MIN) as f64);
+        self.chunk = self.chunk.clamp(CHUNK_MIN as f64, whole.max(CHUNK_MIN) as f64);
     }
 }
 
@@ -49,17 +102,18 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Steps of `per_token` seconds and `fixed` in front, until the chunk has settled.
+    /// Steps of `fixed` seconds and `per_token` for each token, until the chunk has settled; also the
+    /// longest one.
     fn settle(per_token: f64, fixed: f64) -> (usize, f64) {
-        let mut pace = Pace::new(Duration::from_millis(70));
+        let mut pace = Pace::new(Duration::from_millis(70), 1.5);
         let mut longest: f64 = 0.0;
         for _ in 0..40 {
-            let n = pace.chunk(512);
+            let n = pace.chunk(512, 512);
             let took = fixed + per_token * n as f64;
             longest = longest.max(took);
             pace.measured(n, Duration::from_secs_f64(took), 512);
         }
-        (pace.chunk(512), longest)
+        (pace.chunk(512, 512), longest)
     }
 
     #[test]
@@ -76,15 +130,25 @@ mod tests {
     }
 
     #[test]
+    fn where_calls_cost_more_than_tokens_speed_comes_before_time() {
+        // A second to read the weights, a millisecond for a token: 512 take 1.5 s, 16 take 1 s.
+        let (chunk, _) = settle(1e-3, 1.0);
+        let per_token = |n: f64| 1.0 / n + 1e-3;
+        assert!((250..512).contains(&chunk), "{chunk}");
+        assert!(per_token(chunk as f64) <= 1.51 * per_token(512.0));
+    }
+
+    #[test]
     fn a_short_chunk_says_little() {
-        let mut pace = Pace::new(Duration::from_millis(70));
+        let mut pace = Pace::new(Duration::from_millis(70), 1.5);
         for _ in 0..20 {
-            pace.measured(pace.chunk(512), Duration::from_millis(10), 512);
+            let n = pace.chunk(512, 512);
+            pace.measured(n, Duration::from_micros(20 * n as u64), 512);
         }
-        assert_eq!(pace.chunk(512), 512);
-        pace.measured(3, Duration::from_millis(10), 512);
-        assert_eq!(pace.chunk(512), 512);
+        assert_eq!(pace.chunk(512, 512), 512);
+        pace.measured(3, Duration::from_micros(60), 512);
+        assert_eq!(pace.chunk(512, 512), 512);
         pace.measured(100, Duration::from_millis(140), 512);
-        assert_eq!(pace.chunk(512), 50);
+        assert!(pace.chunk(512, 512) < 200);
     }
 }

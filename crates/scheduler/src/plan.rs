@@ -48,7 +48,7 @@ impl Scheduler {
         if self.slots[ix].next().is_some() {
             return self.plan_decode(ix, false, chunk_max);
         }
-        self.plan_prefill(ix, self.pace.chunk(chunk_max))
+        self.plan_prefill(ix, self.pace.chunk(chunk_max, chunk_max))
     }
 
     fn slots_where(&self, is: impl Fn(&Slot) -> bool) -> Vec<usize> {
@@ -112,7 +112,7 @@ impl Scheduler {
         }
         let pace = if is_shared { &self.pace_shared } else { &self.pace };
         let most = if is_shared { self.options.chunk_shared } else { usize::MAX };
-        let mut chunk = pace.chunk(most.min(self.runner.chunk_max())).min(room);
+        let mut chunk = pace.chunk(self.runner.chunk_max(), most.min(room));
         behind.sort_by_key(|&ix| self.boundary(ix) - self.slots[ix].tokens.len());
         let mut parts = Vec::new();
         for (at, &ix) in behind.iter().enumerate() {
@@ -178,7 +178,7 @@ impl Scheduler {
     /// The first multiple behind `have` that is marked or stored.
     fn next_boundary(&self, have: usize) -> usize {
         let next_of = |step: usize| (have / step + 1) * step;
-        let mark = next_of(self.options.mark_interval.max(1));
+        let mark = next_of(self.mark_interval);
         self.continued_step().map_or(mark, |step| mark.min(next_of(step)))
     }
 

@@ -15,6 +15,13 @@ use crate::plan::Part;
 use crate::slot::Slot;
 use crate::{Client, Counters, Disk, Error, Options, Request, Result, Texts};
 
+/// Time that a token of a prompt may take for the sake of short steps, in times of what it takes in the
+/// largest chunk; and the same where other sequences wait for it between two of their tokens.
+const SLOWDOWN: f64 = 1.5;
+const SLOWDOWN_SHARED: f64 = 3.0;
+/// Shortest and longest automatic distance of marks.
+const MARKS_APART: std::ops::RangeInclusive<usize> = 256..=4096;
+
 /// The owner of a runner and its live sequences.
 pub struct Scheduler {
     pub(crate) runner: Box<dyn Runner>,
@@ -34,6 +41,8 @@ pub struct Scheduler {
     pub(crate) pace_shared: Pace,
     /// Bytes of a mark, about.
     pub(crate) mark_bytes: u64,
+    /// Distance of marks, in tokens.
+    pub(crate) mark_interval: usize,
     /// Bytes of a saved state by bytes of its sequence, as last seen.
     pub(crate) state_ratio: f64,
     pub(crate) counters: Counters,
@@ -48,12 +57,15 @@ impl Scheduler {
         texts: Box<dyn Texts>,
         disk: Option<Disk>,
     ) -> Self {
+        let mark_bytes = mark_bytes(runner.dims());
+        let mark_interval = mark_interval(&options, runner.chunk_max(), mark_bytes);
         let accepts = disk.as_ref().is_some_and(|disk| disk.store.options().accepts_family);
         runner.accept_other_weights(accepts);
         Self {
-            mark_bytes: mark_bytes(runner.dims()),
-            pace: Pace::new(options.step),
-            pace_shared: Pace::new(options.step_shared),
+            mark_bytes,
+            mark_interval,
+            pace: Pace::new(options.step, SLOWDOWN),
+            pace_shared: Pace::new(options.step_shared, SLOWDOWN_SHARED),
             runner,
             options,
             texts,
@@ -191,4 +203,16 @@ impl Scheduler {
         }
         self.flush();
     }
+}
+
+/// Distance of marks: a chunk, so that no way back costs more than that, if all sequences can be full
+/// of them; else as much more as memory demands.
+fn mark_interval(options: &Options, chunk_max: usize, mark_bytes: u64) -> usize {
+    if let Some(interval) = options.mark_interval {
+        return interval.max(1);
+    }
+    let tokens = options.parallel as u64 * u64::from(options.ctx);
+    let marks = (options.marks_bytes_max / mark_bytes.max(1)).max(1);
+    let apart = usize::try_from(tokens.div_ceil(marks)).unwrap_or(usize::MAX).max(chunk_max);
+    apart.clamp(*MARKS_APART.start(), *MARKS_APART.end()).next_power_of_two()
 }

@@ -68,7 +68,7 @@ impl Texts for Marks {
 
 fn options() -> Options {
     // Chunks of any size, as the clock has it.
-    Options { parallel: 4, ctx: CTX, mark_interval: 128, draft_max: 3, ..Options::default() }
+    Options { parallel: 4, ctx: CTX, mark_interval: Some(128), draft_max: 3, ..Options::default() }
 }
 
 fn scheduler(file: &Arc<ModelFile>, options: Options, disk: Option<Disk>) -> Scheduler {

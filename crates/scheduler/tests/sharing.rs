@@ -56,7 +56,7 @@ fn prompts_share_every_chunk_and_leave_nothing_of_it() {
     let options = Options {
         parallel: 4,
         ctx: 2000,
-        mark_interval: 1000,
+        mark_interval: Some(1000),
         step: Duration::from_secs(1),
         ..options()
     };
@@ -94,7 +94,8 @@ fn answers_go_on_beside_a_long_prompt() {
 #[test]
 fn chunks_of_fixed_points_end_there_for_everybody() {
     let (runner, mood) = Moody::new(wide());
-    let options = Options { chunk_fixed: Some(32), ctx: 1000, mark_interval: 512, ..options() };
+    let options =
+        Options { chunk_fixed: Some(32), ctx: 1000, mark_interval: Some(512), ..options() };
     let mut s = scheduler(runner, options);
     let (a, b) = (submit(&mut s, &numbers(1, 333), 5), submit(&mut s, &numbers(2, 90), 5));
     run(&mut s);
@@ -130,7 +131,7 @@ fn equal_beginnings_are_computed_once() {
 
 #[test]
 fn who_waits_for_a_beginning_goes_on_when_that_is_cancelled() {
-    let options = Options { parallel: 3, ctx: 4000, mark_interval: 512, ..options() };
+    let options = Options { parallel: 3, ctx: 4000, mark_interval: Some(512), ..options() };
     let mut s = scheduler(wide(), options);
     let shared = numbers(1, 2000);
     let first = request(&shared, 5);
@@ -249,7 +250,7 @@ fn marks_stay_within_their_bytes() {
 
 #[test]
 fn marks_are_where_the_request_wants_them() {
-    let mut s = scheduler(wide(), Options { mark_interval: 1000, ctx: 2000, ..options() });
+    let mut s = scheduler(wide(), Options { mark_interval: Some(1000), ctx: 2000, ..options() });
     let prompt = numbers(1, 700);
     let cuts = Cuts { anchor: Some(123), marks: vec![123, 555], stable: None };
     s.submit(Request { cuts, ..request(&prompt, 300) }, Box::new(Heard::default()));

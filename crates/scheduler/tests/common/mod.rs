@@ -130,7 +130,13 @@ impl Client for Heard {
 }
 
 pub(crate) fn options() -> Options {
-    Options { parallel: 2, ctx: 400, mark_interval: 16, chunk_shared: 4, ..Options::default() }
+    Options {
+        parallel: 2,
+        ctx: 400,
+        mark_interval: Some(16),
+        chunk_shared: 4,
+        ..Options::default()
+    }
 }
 
 pub(crate) fn scheduler(runner: impl Runner + 'static, options: Options) -> Scheduler {
