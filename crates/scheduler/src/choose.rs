@@ -76,6 +76,10 @@ impl Scheduler {
             .max_by_key(|m| (m.keep, self.slots[m.slot].is_idle(), self.slots[m.slot].turn));
         let (place, live) = self.place_live(best);
         let mut why = self.explain_live(best, asked);
+        if let (Place::Cold, Some(m)) = (&place, best.filter(|m| m.keep > 0)) {
+            let is_little = m.keep < SPARE_MIN;
+            why += if is_little { ", too few to matter" } else { ", with no mark to begin at" };
+        }
         let Some(disk) = &self.disk else { return Choice { place, why, spared: live } };
         let key = asked.keyed.bytes();
         match disk.store.find(key) {

@@ -9,6 +9,9 @@ use ds4_engine::End;
 use crate::plan::Part;
 use crate::{Error, Result, Scheduler};
 
+/// Panics outside calls, with no successful call in between, after which nothing waits any longer.
+const RESETS_MAX: u32 = 3;
+
 impl Scheduler {
     /// A call was refused. A lost device ends everything.
     pub(crate) fn refused(&mut self, parts: &[Part], error: ds4_model::Error) -> Result<()> {
@@ -55,11 +58,18 @@ impl Scheduler {
         }
     }
 
-    /// Something outside a call panicked: what is live cannot be trusted any more.
+    /// Something outside a call panicked: what is live cannot be trusted any more. When that goes on,
+    /// what waits may be the cause, and goes too.
     pub(crate) fn reset(&mut self, text: &str) {
         tracing::error!("the scheduler panicked: {text}");
         self.counters.broken_steps += 1;
-        self.end_all(&|| Error::Panicked(text.to_owned()));
+        self.n_resets += 1;
+        let error = || Error::Panicked(text.to_owned());
+        if self.n_resets < RESETS_MAX {
+            self.end_all(&error);
+        } else {
+            self.abandon(&error);
+        }
         for slot in self.slots.drain(..) {
             self.runner.close_seq(slot.id);
         }

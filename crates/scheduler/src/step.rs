@@ -46,6 +46,8 @@ pub struct Scheduler {
     /// Bytes of a saved state by bytes of its sequence, as last seen.
     pub(crate) state_ratio: f64,
     pub(crate) counters: Counters,
+    /// Panics outside calls since the last call.
+    pub(crate) n_resets: u32,
     pub(crate) logits: Vec<f32>,
 }
 
@@ -77,6 +79,7 @@ impl Scheduler {
             is_held: false,
             state_ratio: 0.5,
             counters: Counters::default(),
+            n_resets: 0,
             logits: Vec::new(),
         }
     }
@@ -119,7 +122,7 @@ impl Scheduler {
             Ok(outcome) => outcome,
             Err(panic) => {
                 self.reset(&panic_text(&*panic));
-                Ok(true)
+                Ok(self.waiting() > 0)
             }
         }
     }
@@ -157,6 +160,7 @@ impl Scheduler {
 
     fn measure(&mut self, parts: &[Part], began: Instant) {
         let took = began.elapsed();
+        self.n_resets = 0;
         self.counters.steps += 1;
         self.counters.step_us += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let prefilled = parts.iter().filter(|p| !p.is_decode).map(|p| p.tokens.len()).sum();

@@ -68,6 +68,21 @@ fn a_panic_in_a_call_ends_only_who_caused_it() {
 }
 
 #[test]
+fn a_panic_outside_calls_is_told_to_everybody_and_comes_to_rest() {
+    let (runner, mood) = Moody::new(runner());
+    let mut s = scheduler(runner, options());
+    mood.lock().unwrap().panics_outside = true;
+    let heard: Vec<Heard> = (0..20).map(|ix| submit(&mut s, &numbers(ix, 30), 5)).collect();
+    run(&mut s);
+    assert!(heard.iter().all(|h| outcome(h).unwrap_err().contains("planning panicked")));
+    // Two at a time were at work; those behind them were not tried one after the other.
+    assert!(s.counters().broken_steps <= 4, "{:?}", s.counters());
+    assert_eq!(mood.lock().unwrap().open, 0);
+    mood.lock().unwrap().panics_outside = false;
+    assert_eq!(ask(&mut s, &numbers(1, 30), 5).0, expected(&numbers(1, 30), 5));
+}
+
+#[test]
 fn a_refused_call_ends_only_who_caused_it() {
     among_others(|mood| mood.refuses = Some(EVIL), "refused");
 }

@@ -32,6 +32,8 @@ impl Ledger {
         let source = self.started.as_ref().map_or("none", |s| s.source.name());
         let finish = finish_name(&ended.outcome);
         self.count(server, ended, cached, finish);
+        // A number of 128 bits would be logged as text.
+        let ttft_ms = self.ttft.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
         let error = ended.outcome.as_ref().err().map(ToString::to_string);
         tracing::info!(
             id = self.id,
@@ -42,7 +44,7 @@ impl Ledger {
             source,
             new = ended.stats.generated_tokens,
             reasoning = ended.reasoning,
-            ttft_ms = self.ttft.map(|t| t.as_millis()),
+            ttft_ms,
             tok_s = round(ended.stats.generation_tps()),
             finish,
             error,

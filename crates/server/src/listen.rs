@@ -100,6 +100,9 @@ pub async fn serve(
     listeners: Vec<Listener>,
     stop: impl Future<Output = ()>,
 ) -> Stopped {
+    let theirs = Arc::clone(&server);
+    // Nobody's first demand for a form should wait for this.
+    drop(spawn_blocking(move || theirs.grammars().prepare()));
     let graceful = Arc::new(GracefulShutdown::new());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut accepting = JoinSet::new();

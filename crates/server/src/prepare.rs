@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use ds4_api::responses;
 use ds4_api::wire::Meta;
 use ds4_api::{Api, ApiError, Request, RequestError, Rules, chat, completions, messages, models};
-use ds4_constrain::{Begin, Calls, Constraint, Form, Wishes};
+use ds4_constrain::{Answer, Begin, Calls, Constraint, Form, Rigour, Wishes};
 use ds4_engine::Sampling;
 use ds4_model::TokenId;
 use ds4_text::parse::ParserOptions;
@@ -228,17 +228,22 @@ fn budget(options: &Options, request: &Request, prompt: usize) -> Result<(usize,
 /// What the answer must look like. A form that only guards against slips is dropped when it cannot
 /// be compiled.
 fn constraint(server: &Server, request: &mut Request) -> Result<Option<Constraint>, Refusal> {
+    let rigour = if request.is_schema_strict { Rigour::Strict } else { Rigour::Lenient };
     let wishes = Wishes {
         parallel: request.parallel_tool_calls,
         pattern: request.answer_pattern.as_deref(),
+        rigour,
         ..Wishes::default()
     };
     let Some(mut form) = Form::of(&request.conversation, wishes) else { return Ok(None) };
-    if let (Some(allowed), Calls::Allowed(functions) | Calls::Required(functions)) =
-        (&request.allowed_tools, &mut form.calls)
-    {
-        let is_allowed = |name: Option<&str>| name.is_some_and(|n| allowed.iter().any(|a| a == n));
-        functions.declared.retain(|f| is_allowed(f.get("name").and_then(Value::as_str)));
+    if let Calls::Allowed(functions) | Calls::Required(functions) = &mut form.calls {
+        functions.declared = request.callable().cloned().collect();
+    }
+    if matches!(&form.calls, Calls::Allowed(functions) if functions.declared.is_empty()) {
+        form.calls = Calls::Free;
+    }
+    if form.answer == Answer::Free && form.calls == Calls::Free {
+        return Ok(None);
     }
     let begin = Begin::of(&request.conversation);
     let made = server.grammars().compile(&form).and_then(|grammar| {

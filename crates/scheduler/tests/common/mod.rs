@@ -217,6 +217,8 @@ pub(crate) fn with_disk(dir: &std::path::Path) -> Scheduler {
 pub(crate) struct Mood {
     /// Calls with this token panic, after they have changed their sequences.
     pub(crate) panics_on: Option<u32>,
+    /// Planning a call panics.
+    pub(crate) panics_outside: bool,
     /// Calls with this token are refused.
     pub(crate) refuses: Option<u32>,
     /// The device is gone.
@@ -305,6 +307,7 @@ impl Runner for Moody {
     }
 
     fn chunk_max(&self) -> usize {
+        assert!(!self.mood().panics_outside, "planning panicked");
         self.inner.chunk_max()
     }
 

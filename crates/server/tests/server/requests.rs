@@ -300,6 +300,53 @@ async fn forms_are_kept() {
 }
 
 #[tokio::test]
+async fn demands_beyond_masks_are_refused_where_the_client_is_strict() {
+    let server = endless();
+    let list = json!({"type": "array", "items": {"type": "boolean"}, "uniqueItems": true});
+    let schema = json!({
+        "type": "object", "additionalProperties": false, "required": ["a"],
+        "properties": {"a": list},
+    });
+    let body = |is_strict: bool| {
+        let holder = json!({"name": "x", "strict": is_strict, "schema": schema});
+        let format = json!({"type": "json_schema", "json_schema": holder});
+        with(question("x"), json!({"response_format": format, "max_tokens": 5}))
+    };
+    let (status, error) = ask(&server, post(CHAT, &body(true))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("uniqueItems"), "{error}");
+    let response = send(&server, post(CHAT, &body(false))).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let warning = response.headers()["x-ds4-warning"].to_str().unwrap();
+    assert!(warning.contains("uniqueItems"), "{warning}");
+}
+
+#[tokio::test]
+async fn found_functions_are_within_the_form() {
+    let server = endless();
+    let found = json!({"type": "namespace", "name": "mail", "tools": [
+        {"type": "function", "name": "send", "parameters": {"type": "object", "properties": {}}},
+    ]});
+    let input = json!([
+        {"type": "message", "role": "user", "content": "go"},
+        {"type": "tool_search_call", "call_id": "s", "execution": "client", "arguments": {}},
+        {"type": "tool_search_output", "call_id": "s", "tools": [found]},
+    ]);
+    let choice = json!({"type": "allowed_tools", "mode": "required", "tools": [
+        {"type": "function", "name": "send"},
+    ]});
+    let body = json!({
+        "input": input, "tools": [{"type": "tool_search", "execution": "client"}],
+        "tool_choice": choice, "max_output_tokens": 300, "thinking": false,
+    });
+    let (status, answer) = ask(&server, post("/v1/responses", &body)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let item = &answer["output"][0];
+    assert_eq!(item["type"], "function_call", "{answer}");
+    assert_eq!((&item["namespace"], &item["name"]), (&json!("mail"), &json!("send")), "{item}");
+}
+
+#[tokio::test]
 async fn names_stand_for_settings() {
     let aliases = vec![
         ("quick".to_owned(), "deepseek-chat".to_owned()),
