@@ -1,20 +1,25 @@
 #!/usr/bin/env python3
 """Many streaming clients at once: no error, no lost or mixed-up event, memory flat.
 
-    ds4-server --port 8000 &
-    bench/load.py --url http://127.0.0.1:8000 --clients 64 --seconds 60 --pid $!
+    bench/load.py --clients 64 --seconds 60               # a server of its own, with nano
+    bench/load.py --flags "--parallel 64 --ctx 4096"      # the same with other flags
+    bench/load.py --url http://127.0.0.1:8000 --pid 1234  # one that runs already
 
 Every client asks questions of its own, over and over, with a seed, through one of three APIs. The
 answer to each question is asked for alone first; under load it must be the same, event by event in
-order. Prints one JSON object; exit status 1 when anything was wrong. Needs Python 3.9 and nothing
-else."""
+order. Memory is flat when the second half of the load needs no more than the first. Prints one JSON
+object; exit status 1 when anything was wrong. Needs Python 3.9 and nothing else."""
 
 import argparse
 import asyncio
 import json
+import shlex
 import sys
 import time
 from urllib.parse import urlsplit
+
+from results import header
+from serving import NANO, Server
 
 QUESTIONS = [
     "Name three colours.", "What is two plus two?", "Write a short poem about the sea.",
@@ -160,20 +165,55 @@ async def run(options):
         for turn in range(options.turns):
             key = (client, turn)
             alone[key], _, _ = await answer(target, client, turn, options.tokens)
-    rate_one = await rate(target, options, 1, alone)
-    rate_eight = await rate(target, options, min(8, options.clients), alone)
+    speeds = {n: await throughput(target, n) for n in (1, 2, 4, 8)}
     before = memory(options.pid) if options.pid else None
     samples = []
     watch = asyncio.create_task(watch_memory(options, samples))
-    result = await rate(target, options, options.clients, alone, options.seconds)
+    result = await load(target, options, options.clients, alone, options.seconds)
     watch.cancel()
     after = memory(options.pid) if options.pid else None
-    half = samples[len(samples) // 2:] or [0]
+    half = len(samples) // 2
     return {
+        "tokens_per_second_by_sessions": speeds,
         "clients": options.clients, "seconds": options.seconds, "load": result,
-        "one": rate_one, "eight": rate_eight,
-        "memory": {"before": before, "after": after, "second_half": [min(half), max(half)]},
+        "memory": {"before": before, "after": after, "first_half_max": max(samples[:half] or [0]),
+                   "second_half_max": max(samples[half:] or [0])},
     }
+
+
+async def throughput(target, sessions, seconds=6):
+    """Tokens that so many sessions generate in a second, all together: long answers to short prompts,
+    not streamed, so that the client's own work does not count."""
+    end, counts = time.monotonic() + seconds, []
+
+    async def session(number):
+        turn = 0
+        while time.monotonic() < end:
+            seed, turn = 1000 * number + turn, turn + 1
+            body = {"prompt": f"{seed}: Once upon a time", "max_tokens": 256, "temperature": 1,
+                    "seed": seed}
+            _, answer = await post(target, "/v1/completions", body)
+            counts.append(answer["usage"]["completion_tokens"])
+
+    began = time.monotonic()
+    await asyncio.gather(*(session(number) for number in range(sessions)))
+    return round(sum(counts) / (time.monotonic() - began), 1)
+
+
+async def post(target, path, body):
+    """Status and JSON of an answer in one piece."""
+    host, port, headers = target
+    reader, writer = await asyncio.open_connection(host, port, limit=1 << 22)
+    try:
+        data = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(data)}\r\n{headers}\r\n"
+        writer.write(head.encode() + data)
+        answer = await reader.read()
+    finally:
+        writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
 
 
 async def watch_memory(options, samples):
@@ -182,7 +222,7 @@ async def watch_memory(options, samples):
         await asyncio.sleep(1)
 
 
-async def rate(target, options, clients, alone, seconds=8):
+async def load(target, options, clients, alone, seconds):
     """Runs so many clients for so long."""
     end, wrong, firsts = time.monotonic() + seconds, [], []
     counts = {"answers": 0, "pieces": 0}
@@ -217,18 +257,26 @@ async def rate(target, options, clients, alone, seconds=8):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--url", help="a running server; else one is started")
+    parser.add_argument("--flags", default="--ctx 4096", help="of a server that is started")
     parser.add_argument("--key")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--turns", type=int, default=2, help="questions of each client")
-    parser.add_argument("--pid", type=int, help="the server, to watch its memory")
+    parser.add_argument("--pid", type=int, help="the running server, to watch its memory")
     options = parser.parse_args()
-    result = asyncio.run(run(options))
+    if options.url:
+        result = asyncio.run(run(options))
+    else:
+        with Server(*shlex.split(options.flags)) as server:
+            options.url, options.pid = server.url, server.pid
+            result = {**header(NANO), "flags": options.flags, **asyncio.run(run(options))}
+            said = server.said("")
+            result["log"] = {level: sum(line["level"] == level for line in said)
+                             for level in ("WARN", "ERROR")}
     print(json.dumps(result, indent=1))
-    errors = sum(result[part]["errors"] for part in ("load", "one", "eight"))
-    sys.exit(1 if errors or not result["load"]["answers"] else 0)
+    sys.exit(1 if result["load"]["errors"] or not result["load"]["answers"] else 0)
 
 
 if __name__ == "__main__":
