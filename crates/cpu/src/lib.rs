@@ -39,6 +39,7 @@ mod mtp;
 mod norm;
 mod par;
 mod pool;
+mod residency;
 mod rope;
 mod router;
 mod row_ops;
@@ -55,5 +56,6 @@ mod vectorise;
 
 pub use dot::Isa;
 pub use pool::Pool;
+pub use residency::Placement;
 pub use runner::{CHUNK_MAX, CpuOptions, CpuRunner, open};
 pub use scratch::step_bytes;

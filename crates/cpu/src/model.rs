@@ -7,6 +7,7 @@ use ds4_model::{Dims, Matrix, ModelFile, Numerics, Result, Weights};
 
 use crate::acts::ActForm;
 use crate::matmul::Mat;
+use crate::residency::Tiers;
 use crate::rope::Rope;
 
 /// Everything that does not change while a model runs.
@@ -20,17 +21,25 @@ pub(crate) struct Model {
     pub numerics: Numerics,
     /// Rotations of window layers and of compressed ones.
     pub ropes: [Rope; 2],
+    /// Which experts are in memory, where that is limited.
+    pub tiers: Option<Tiers>,
     /// The files, for their identity; keeps them mapped.
     pub file: Arc<ModelFile>,
 }
 
 impl Model {
-    /// Refuses shapes for which the simulated roundings have no whole blocks.
-    pub(crate) fn new(file: Arc<ModelFile>, numerics: Numerics) -> Result<Self> {
+    /// Refuses shapes for which the simulated roundings have no whole blocks, and limits of the
+    /// weights' memory that are too small.
+    pub(crate) fn new(
+        file: Arc<ModelFile>,
+        numerics: Numerics,
+        weights_bytes_max: Option<u64>,
+    ) -> Result<Self> {
         let dims = file.dims.clone();
         dims.check_numerics(&numerics)?;
         let ropes = [0, 1].map(|ratio| Rope::new(&dims, ratio, numerics));
-        Ok(Self { weights: file.weights.clone(), dims, numerics, ropes, file })
+        let tiers = weights_bytes_max.map_or(Ok(None), |limit| Tiers::new(&file, limit))?;
+        Ok(Self { weights: file.weights.clone(), dims, numerics, ropes, tiers, file })
     }
 
     /// The rotation of layers with this ratio.

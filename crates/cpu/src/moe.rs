@@ -15,6 +15,9 @@ pub(crate) fn ffn(step: &mut Step<'_>, b: &Block<'_>, s: &mut Scratch) {
     scores(step, b, s);
     choose(step, b, &mut s.ffn);
     sort_by_expert(step, &mut s.ffn);
+    if let Some(tiers) = &step.model.tiers {
+        tiers.want(step.pool, b.place, &s.ffn.first);
+    }
     gate_and_up(step, b, s);
     activate(step, b, &mut s.ffn);
     show_inputs(step, b.place, s);

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use ds4_gguf::Gguf;
 use ds4_model::memory::{DRAFT_MAX, SeqPlan};
 use ds4_model::{
-    Dims, Error, Fingerprint, Mark, ModelFile, Numerics, Place, Probe, Result, Runner, SeqId, Span,
-    TokenId,
+    Dims, Error, Fingerprint, Mark, ModelFile, Numerics, Place, Probe, Residency, Result, Runner,
+    SeqId, Span, TokenId,
 };
 
 use crate::batch::Batch;
 use crate::frontier::Frontier;
 use crate::model::Model;
 use crate::pool::Pool;
+use crate::residency::Tiers;
 use crate::save::Identity;
 use crate::scratch::Scratch;
 use crate::seq::Seq;
@@ -34,11 +35,19 @@ pub struct CpuOptions {
     pub numerics: Numerics,
     /// Tokens of a step; at least 1.
     pub chunk_max: usize,
+    /// Bytes of weights that may be in memory; `None` for all of them. Below a file's size, routed
+    /// experts are read from it as they are chosen.
+    pub weights_bytes_max: Option<u64>,
 }
 
 impl Default for CpuOptions {
     fn default() -> Self {
-        Self { threads: 0, numerics: Numerics::PROFILE_G, chunk_max: CHUNK_MAX }
+        Self {
+            threads: 0,
+            numerics: Numerics::PROFILE_G,
+            chunk_max: CHUNK_MAX,
+            weights_bytes_max: None,
+        }
     }
 }
 
@@ -75,7 +84,8 @@ impl std::fmt::Debug for CpuRunner {
 /// Opens a model on the CPU.
 ///
 /// # Errors
-/// [`Error::Unsupported`] when the shape has no whole blocks for the simulated roundings.
+/// [`Error::Unsupported`] when the shape has no whole blocks for the simulated roundings, or when
+/// the limit of the weights' memory is too small for the model.
 pub fn open(model: &Arc<ModelFile>, options: &CpuOptions) -> Result<Box<dyn Runner>> {
     Ok(Box::new(CpuRunner::new(model, options)?))
 }
@@ -83,9 +93,12 @@ pub fn open(model: &Arc<ModelFile>, options: &CpuOptions) -> Result<Box<dyn Runn
 impl CpuRunner {
     /// As [`open`], with the concrete type.
     pub fn new(file: &Arc<ModelFile>, options: &CpuOptions) -> Result<Self> {
-        let model = Model::new(Arc::clone(file), options.numerics)?;
+        let model = Model::new(Arc::clone(file), options.numerics, options.weights_bytes_max)?;
         let pool = Pool::new(options.threads);
         let chunk_max = options.chunk_max.max(1);
+        // A step must not need more experts at once than may be in memory.
+        let chunk_max =
+            model.tiers.as_ref().map_or(chunk_max, |t| t.chunk_max(&model.dims, chunk_max));
         let print = |gguf: &Arc<Gguf>| Fingerprint::of(gguf).0;
         let in_main = || if file.has_mtp() { file.fingerprint.0 } else { [0; 32] };
         Ok(Self {
@@ -184,6 +197,9 @@ impl CpuRunner {
         }
         for part in &self.batch.parts {
             self.seqs[part.seq].advance(part.n);
+        }
+        if let Some(tiers) = &model.tiers {
+            tiers.embedded(self.batch.len());
         }
     }
 
@@ -384,6 +400,10 @@ impl Runner for CpuRunner {
 
     fn set_probe(&mut self, probe: Option<Box<dyn Probe>>) {
         self.probe = probe;
+    }
+
+    fn residency(&self) -> Option<Residency> {
+        self.model.tiers.as_ref().map(Tiers::stats)
     }
 
     fn seq_bytes(&self, cap: u32) -> u64 {

@@ -59,7 +59,8 @@ fn bad_spans() {
 
 #[test]
 fn spans_longer_than_a_step() {
-    let options = CpuOptions { threads: 1, numerics: Numerics::PLAIN, chunk_max: 4 };
+    let options =
+        CpuOptions { threads: 1, numerics: Numerics::PLAIN, chunk_max: 4, ..CpuOptions::default() };
     let mut r = common::with_options(&tiny(), &options);
     let (a, b) = (r.open_seq(20).unwrap(), r.open_seq(20).unwrap());
     let tokens = some_tokens(5, 64, 1);

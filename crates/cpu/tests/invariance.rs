@@ -109,7 +109,7 @@ fn threads_and_chunk_sizes() {
     let prompt = tokens(&model, LONG, 3);
     let mut reference = None;
     for (threads, chunk_max) in [(1, 512), (2, 512), (3, 512), (2, 64), (1, 1)] {
-        let options = CpuOptions { threads, chunk_max, numerics: Numerics::PROFILE_G };
+        let options = CpuOptions { threads, chunk_max, ..CpuOptions::default() };
         let mut r = with_options(&model, &options);
         assert_eq!((r.threads(), r.chunk_max()), (threads, chunk_max));
         let seq = r.open_seq(200).unwrap();
@@ -124,7 +124,12 @@ fn threads_and_chunk_sizes() {
 #[test]
 fn a_call_larger_than_a_step() {
     let model = tiny();
-    let options = CpuOptions { threads: 2, numerics: Numerics::PLAIN, chunk_max: 16 };
+    let options = CpuOptions {
+        threads: 2,
+        numerics: Numerics::PLAIN,
+        chunk_max: 16,
+        ..CpuOptions::default()
+    };
     let mut r = with_options(&model, &options);
     let prompts = [1, 2, 3].map(|seed| tokens(&model, 11, seed));
     let alone = prompts.clone().map(|p| clean(&mut r, &p)).concat();

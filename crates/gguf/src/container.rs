@@ -141,6 +141,18 @@ impl Gguf {
         Ok(())
     }
 
+    /// Whether the bytes are a mapped file, so that memory can be given back and read again.
+    pub fn is_mapped_file(&self) -> bool {
+        self.bytes.is_file()
+    }
+
+    /// As [`Gguf::release`], with the pages that `range` shares with its neighbours.
+    pub fn evict(&self, range: Range<usize>) -> Result<(), Error> {
+        #[cfg(unix)]
+        self.bytes.evict(range).map_err(|e| Error::io(&self.name, e))?;
+        Ok(())
+    }
+
     /// Gives the memory of `range` back to the system; the next access reads the file again.
     /// Does nothing for bytes that are not a mapped file.
     pub fn release(&self, range: Range<usize>) -> Result<(), Error> {

@@ -64,6 +64,27 @@ impl Bytes {
         }
     }
 
+    /// Whether the bytes are a mapped file, whose pages can be dropped and read again.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self.0, Owner::File(_))
+    }
+
+    /// Gives every page that `range` touches back to the system, if it can be read again from the
+    /// file; bytes beside the range that share its first or last page go as well.
+    #[cfg(unix)]
+    pub(crate) fn evict(&self, range: Range<usize>) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.as_slice().len(), "{range:?}");
+        match &self.0 {
+            Owner::File(map) if !range.is_empty() => {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                // SAFETY: as in `release`: no value changes. That the call is widened to whole
+                // pages stays within the same mapping.
+                unsafe { map.unchecked_advise_range(advice, range.start, range.len()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the pages that lie wholly inside `range` back to the system, if they can be read
     /// again from the file.
     #[cfg(unix)]

@@ -47,7 +47,7 @@ pub use file::{Fingerprint, ModelFile};
 pub use layout::Class;
 pub use numerics::Numerics;
 pub use probe::{Recorder, Stages};
-pub use runner::{Mark, Result, Runner, SeqId, Span, TokenId};
+pub use runner::{Mark, Residency, Result, Runner, SeqId, Span, TokenId};
 pub use stage::{ExpertInputs, Place, Probe, Stage};
 pub use steering::Steering;
 pub use weights::{

@@ -42,6 +42,45 @@ impl fmt::Debug for Mark {
     }
 }
 
+/// How a backend has fared that keeps only a part of the weights in memory and reads the rest from
+/// the file as tokens need it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Residency {
+    /// Bytes of weights that may be in memory.
+    pub limit_bytes: u64,
+    /// Of these, bytes that always stay: all but the routed experts.
+    pub kept_bytes: u64,
+    /// Bytes of experts in memory now.
+    pub expert_bytes: u64,
+    /// Chosen experts that were in memory, since the model was opened.
+    pub hits: u64,
+    /// Chosen experts that were not.
+    pub misses: u64,
+    /// Bytes asked of the file for these.
+    pub read_bytes: u64,
+    /// Experts whose memory was given back.
+    pub evictions: u64,
+}
+
+impl Residency {
+    /// What has happened since an earlier look.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            hits: self.hits.saturating_sub(earlier.hits),
+            misses: self.misses.saturating_sub(earlier.misses),
+            read_bytes: self.read_bytes.saturating_sub(earlier.read_bytes),
+            evictions: self.evictions.saturating_sub(earlier.evictions),
+            ..self
+        }
+    }
+
+    /// Share of the chosen experts that were in memory, 0 to 1.
+    pub fn hit_rate(&self) -> f64 {
+        self.hits as f64 / (self.hits + self.misses).max(1) as f64
+    }
+}
+
 /// Result of a runner's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -110,6 +149,11 @@ pub trait Runner: Send {
 
     /// Installs or removes the stage recorder.
     fn set_probe(&mut self, probe: Option<Box<dyn Probe>>);
+
+    /// What became of a limit on the memory of weights; `None` where all weights may stay.
+    fn residency(&self) -> Option<Residency> {
+        None
+    }
 
     /// Device memory a sequence of `cap` tokens takes, in bytes.
     fn seq_bytes(&self, cap: u32) -> u64;
