@@ -16,4 +16,4 @@ if ! "$python" -c 'import pytest' 2>/dev/null; then
 fi
 # A network of its own, with nothing in it but this machine: agents call home otherwise.
 exec unshare --map-root-user --net sh -c 'ip link set lo up && exec "$@"' sh \
-    "$python" -m pytest "$here" -p no:cacheprovider "$@"
+    "$python" -m pytest "$here" -p no:cacheprovider -rP "$@"

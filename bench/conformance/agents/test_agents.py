@@ -10,8 +10,10 @@ import json
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +49,7 @@ OPENCODE = ("opencode", "run", "-m", "ds4/deepseek-v4-flash", "--auto")
 PI = ("pi", "--provider", "ds4", "--model", "deepseek-v4-flash", "--offline", "-p")
 
 ALL = [
-    Agent("claude", "Bash", "command", (*CLAUDE, "-p", "{text}"), (*CLAUDE, "-c", "-p", "{text}"),
-          (("DISABLE_TELEMETRY", "1"), ("DISABLE_AUTOUPDATER", "1"))),
+    Agent("claude", "Bash", "command", (*CLAUDE, "-p", "{text}"), (*CLAUDE, "-c", "-p", "{text}")),
     Agent("codex", "exec_command", "cmd", (*CODEX, *CODEX_FREE, "{text}"),
           ("codex", "exec", "--profile", "ds4", "--skip-git-repo-check", *CODEX_FREE,
            "resume", "--last", "{text}")),
@@ -72,8 +73,10 @@ def parameter(name, value):
 
 
 def script(agent, secret):
-    """The first fitting answer is given. Side requests (titles, topics) get the last one."""
+    """The first fitting answer is given. Side requests (titles, topics) quote the user: they come
+    first where they can be told, last where not."""
     return [
+        {"when": "Generate a title for this conversation", "text": "A title", "repeat": True},
         {"when": secret, "text": f"Now I know.</think>The file says {secret}."},
         {"when": "[turn one]", "text": call(agent)},
         {"when": "[turn two]", "text": "Again.</think>As I said, all is well."},
@@ -85,7 +88,7 @@ class Session:
     """An agent's home, its project, and the server it talks to."""
 
     def __init__(self, agent, folder):
-        self.agent, self.secret = agent, secrets.token_hex(8)
+        self.agent, self.secret, self.seconds = agent, secrets.token_hex(8), []
         self.home, self.project = folder / "home", folder / "project"
         self.home.mkdir()
         self.project.mkdir()
@@ -105,15 +108,32 @@ class Session:
                 "NO_COLOR": "1", **dict(self.agent.env)}
 
     def setup(self):
-        """The configuration that the product itself gives."""
-        subprocess.run([program(), "setup", self.agent.name, "--write", "--url", self.server.url],
-                       env=self.env(), check=True, capture_output=True)
+        """The configuration that the product itself gives; it writes what it shows."""
+        shown, written = (self.ds4_setup(*more) for more in ((), ("--write",)))
+        (config,) = [path for path in self.home.rglob("*") if path.is_file()]
+        head, rest = shown.split("\n", 1)
+        text, rest = rest.split("\n\n# start it with\n")
+        assert head == f"# {config}" and config.read_text(encoding="utf-8").strip() == text.strip()
+        assert written.startswith(shown.split("\n\n# nothing was written")[0])
+        # Without a screen there are more words, but none of these is left out.
+        for words in (self.agent.first, self.agent.second):
+            assert set(shlex.split(rest.split("\n")[0])) <= set(self.filled(words))
+
+    def ds4_setup(self, *more):
+        words = [program(), "setup", self.agent.name, "--url", self.server.url, *more]
+        done = subprocess.run(words, env=self.env(), check=True, capture_output=True, text=True)
+        return done.stdout
+
+    def filled(self, words, text=""):
+        return [word.format(home=self.home, text=text) for word in words]
 
     def run(self, words, text):
-        words = [word.format(home=self.home, text=text) for word in words]
+        words = self.filled(words, text)
+        start = time.monotonic()
         done = subprocess.run([BIN / words[0], *words[1:]], cwd=self.project, env=self.env(),
                               stdin=subprocess.DEVNULL, capture_output=True, text=True,
                               timeout=PATIENCE, check=False)
+        self.seconds.append(time.monotonic() - start)
         assert done.returncode == 0, self.report(done)
         return done
 
@@ -148,9 +168,15 @@ def test_a_tool_its_result_and_a_second_turn(session):
     again = max(server.requests(since), key=lambda line: line["prompt"])
     assert again["cached"] >= told["prompt"], session.report(done)
     assert not [line for line in server.requests() if "error" in line], server.tail()
-    report = [(row["prompt"], row["cached"], row["source"], row["finish"])
-              for row in (called, told, again)]
-    print(f"{agent.name} {version(agent, session)}: prompt, cached, source, finish: {report}")
+    print(figures(session, called, told, again))
+
+
+def figures(session, *rows):
+    """A row of the table in the results."""
+    tokens = " | ".join(f"{row['prompt']} | {row['cached']}" for row in rows)
+    first, second = session.seconds
+    name = f"{session.agent.name} {version(session.agent, session)}"
+    return f"| {name} | {tokens} | {first:.1f} | {second:.1f} |"
 
 
 def version(agent, session):
