@@ -82,3 +82,7 @@ def check_weather(arguments):
 
 # The city that script.json calls for: quotes, a bracket, a line break, another alphabet.
 SCRIPTED_CITY = 'Paris "é" <3\n'
+
+# What script.json answers to this.
+SAY_HELLO = {"role": "user", "content": "[say hello]"}
+HELLO = "Hello there."

@@ -4,10 +4,15 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 python=$here/.venv/bin/python
-if ! "$python" -c 'import anthropic, openai, pytest' 2>/dev/null; then
-    python3 -m venv "$here/.venv"
-    "$python" -m pip install --quiet --requirement "$here/requirements.txt"
-fi
+install() {
+    cmp -s "$here/requirements.txt" "$here/.venv/installed.txt" && return
+    python3 -m venv "$here/.venv" &&
+        "$python" -m pip install --quiet --disable-pip-version-check --timeout 10 --retries 1 \
+            --requirement "$here/requirements.txt" &&
+        cp "$here/requirements.txt" "$here/.venv/installed.txt"
+}
+install
+[ "${1:-}" != --install ] || exit 0
 case "${1:-}" in
 http://* | https://*)
     url=$1
@@ -34,4 +39,4 @@ http://* | https://*)
     export DS4_SCRIPTED=1
     ;;
 esac
-DS4_URL=$url "$python" -m pytest "$here" -p no:cacheprovider "$@"
+DS4_URL=$url "$python" -m pytest "$here" --ignore "$here/agents" -p no:cacheprovider "$@"

@@ -43,3 +43,11 @@ def test_tokens_go_both_ways(url, key):
     tokens = post("/tokenize", {"content": text})["tokens"]
     assert tokens and all(isinstance(token, int) for token in tokens)
     assert post("/detokenize", {"tokens": tokens})["content"] == text
+
+
+def test_lists_of_models_are_asked_for_in_every_way(client, claude):
+    names = [model["id"] for model in client.get("/models", cast_to=object)["data"]]
+    assert MODEL in names
+    listed = claude.get("/v1/models?limit=1000&beta=true", cast_to=object)
+    assert [model["id"] for model in listed["data"]] == names and listed["has_more"] is False
+    assert json.dumps(claude.get(f"/v1/models/{MODEL}", cast_to=object))

@@ -1,11 +1,13 @@
-"""Agents as their users start them, without a screen: each calls a tool, uses its result, and goes on
-with the conversation in a new process.
+"""Agents as their users start them, without a screen: each calls a tool, uses its result, and goes
+on with the conversation in a new process, where it calls two tools at once, one of which reads an
+image.
 
-The model's words come from a script (nano cannot choose a tool under a prompt of 20,000 tokens); the
-model, its state, the parser and the wire are the real ones. What the tool reads is random, and
-the script's second answer is given only to a request whose last turn has it: so the final answer
-proves that the tool ran and its result came back."""
+The model's words come from a script (nano cannot choose a tool under a prompt of 20,000 tokens);
+the model, its state, the parser and the wire are the real ones. What the tools read is random, and
+the script's answers are given only to requests whose last turn has it: so the final answers prove
+that the tools ran and their results came back."""
 
+import base64
 import json
 import os
 import re
@@ -19,24 +21,26 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+HERE = Path(__file__).resolve()
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2])]
 
+from pixel import PIXEL  # noqa: E402
 from serving import Server, program  # noqa: E402
 
 CTX = 65_536
 AGENTS = Path(os.environ.get("DS4_AGENTS_DIR", "/tmp/ds4-agents"))
 BIN = AGENTS / "node_modules" / ".bin"
 PATIENCE = int(os.environ.get("DS4_AGENT_SECONDS", "300"))
-COMMAND = "cat secret.txt | tee proof.txt"
+FIRST, SECOND = "cat secret.txt | tee proof.txt", "cat second.txt"
 
 
 @dataclass(frozen=True)
 class Agent:
-    """How to start an agent and what its shell is called."""
+    """How to start an agent; tools with a parameter: the shell, and what reads images."""
 
     name: str
-    tool: str
-    argument: str
+    shell: tuple
+    sight: tuple
     first: tuple
     second: tuple
     env: tuple = ()
@@ -49,37 +53,51 @@ OPENCODE = ("opencode", "run", "-m", "ds4/deepseek-v4-flash", "--auto")
 PI = ("pi", "--provider", "ds4", "--model", "deepseek-v4-flash", "--offline", "-p")
 
 ALL = [
-    Agent("claude", "Bash", "command", (*CLAUDE, "-p", "{text}"), (*CLAUDE, "-c", "-p", "{text}")),
-    Agent("codex", "exec_command", "cmd", (*CODEX, *CODEX_FREE, "{text}"),
+    Agent("claude", ("Bash", "command"), ("Read", "file_path"),
+          (*CLAUDE, "-p", "{text}"), (*CLAUDE, "-c", "-p", "{text}")),
+    Agent("codex", ("exec_command", "cmd"), ("view_image", "path"),
+          (*CODEX, *CODEX_FREE, "{text}"),
           ("codex", "exec", "--profile", "ds4", "--skip-git-repo-check", *CODEX_FREE,
            "resume", "--last", "{text}")),
-    Agent("opencode", "bash", "command", (*OPENCODE, "{text}"), (*OPENCODE, "-c", "{text}"),
+    Agent("opencode", ("bash", "command"), ("read", "filePath"),
+          (*OPENCODE, "{text}"), (*OPENCODE, "-c", "{text}"),
           (("OPENCODE_DISABLE_AUTOUPDATE", "1"), ("OPENCODE_DISABLE_MODELS_FETCH", "1"))),
-    Agent("pi", "bash", "command", (*PI, "{text}"), (*PI, "-c", "{text}"), (("PI_OFFLINE", "1"),)),
+    Agent("pi", ("bash", "command"), ("read", "path"), (*PI, "{text}"), (*PI, "-c", "{text}"),
+          (("PI_OFFLINE", "1"),)),
 ]
 
 
-def call(agent):
-    """The tool call as the model writes it."""
-    more = ""
-    if agent.name in ("claude", "opencode"):
-        more = parameter("description", "Reads the file")
-    return (f"I read the file.</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"{agent.tool}\">\n"
-            f"{parameter(agent.argument, COMMAND)}{more}</｜DSML｜invoke>\n</｜DSML｜tool_calls>")
+def block(*calls):
+    """Tool calls as the model writes them: each a name and parameters."""
+    invokes = "".join(
+        f'<｜DSML｜invoke name="{name}">\n{"".join(map(parameter, given.items()))}</｜DSML｜invoke>\n'
+        for name, given in calls)
+    return f"I look.</think>\n\n<｜DSML｜tool_calls>\n{invokes}</｜DSML｜tool_calls>"
 
 
-def parameter(name, value):
+def parameter(item):
+    name, value = item
     return f'<｜DSML｜parameter name="{name}" string="true">{value}</｜DSML｜parameter>\n'
 
 
-def script(agent, secret):
+def shell(agent, command):
+    name, argument = agent.shell
+    more = {"description": "Reads"} if agent.name in ("claude", "opencode") else {}
+    return name, {argument: command, **more}
+
+
+def script(session):
     """The first fitting answer is given. Side requests (titles, topics) quote the user: they come
     first where they can be told, last where not."""
+    agent = session.agent
+    name, argument = agent.sight
+    two = block((name, {argument: session.project / "pixel.png"}), shell(agent, SECOND))
     return [
         {"when": "Generate a title for this conversation", "text": "A title", "repeat": True},
-        {"when": secret, "text": f"Now I know.</think>The file says {secret}."},
-        {"when": "[turn one]", "text": call(agent)},
-        {"when": "[turn two]", "text": "Again.</think>As I said, all is well."},
+        {"when": session.secret, "text": f"Now I know.</think>The file says {session.secret}."},
+        {"when": session.second, "text": f"Both.</think>The second says {session.second}."},
+        {"when": "[turn one]", "text": block(shell(agent, FIRST))},
+        {"when": "[turn two]", "text": two},
         {"text": "A short title", "repeat": True},
     ]
 
@@ -88,14 +106,17 @@ class Session:
     """An agent's home, its project, and the server it talks to."""
 
     def __init__(self, agent, folder):
-        self.agent, self.secret, self.seconds = agent, secrets.token_hex(8), []
+        self.agent, self.seconds = agent, []
+        self.secret, self.second = secrets.token_hex(8), secrets.token_hex(8)
         self.home, self.project = folder / "home", folder / "project"
         self.home.mkdir()
         self.project.mkdir()
         (self.project / "secret.txt").write_text(self.secret + "\n", encoding="utf-8")
+        (self.project / "second.txt").write_text(self.second + "\n", encoding="utf-8")
+        (self.project / "pixel.png").write_bytes(base64.b64decode(PIXEL))
         subprocess.run(["git", "init", "-q", self.project], check=False)
         path = folder / "script.json"
-        path.write_text(json.dumps(script(agent, self.secret)), encoding="utf-8")
+        path.write_text(json.dumps(script(self)), encoding="utf-8")
         self.trace = folder / "trace.txt"
         self.server = Server("--ctx", CTX, "--parallel", 4, "--test-script", path,
                              "--trace", self.trace)
@@ -139,7 +160,8 @@ class Session:
 
     def report(self, done):
         trace = self.trace.read_text(encoding="utf-8", errors="replace")[-6000:]
-        return f"exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.server.tail()}\n{trace}"
+        said = f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return f"{said}\n{self.server.tail()}\n{trace}"
 
 
 @pytest.fixture(params=ALL, ids=lambda agent: agent.name)
@@ -151,24 +173,28 @@ def session(request, tmp_path):
     session.server.stop()
 
 
-def test_a_tool_its_result_and_a_second_turn(session):
-    agent, server = session.agent, session.server
-    done = session.run(agent.first, "[turn one] What does secret.txt say? Use a tool.")
+def test_tools_their_results_and_a_second_turn(session):
+    server = session.server
+    done = session.run(session.agent.first, "[turn one] What does secret.txt say? Use a tool.")
     assert session.secret in done.stdout, session.report(done)
     proof = session.project / "proof.txt"
     assert proof.read_text(encoding="utf-8").strip() == session.secret, session.report(done)
-    lines = server.requests()
-    (called,) = [line for line in lines if line["finish"] == "tool_calls"]
-    told = max((line for line in lines if line is not called), key=lambda line: line["prompt"])
+    one, told = turn(server.requests())
     # What was computed for the call is not computed again for its result.
-    assert told["cached"] >= called["prompt"], session.report(done)
+    assert told["cached"] >= one["prompt"], session.report(done)
     since = server.mark()
-    done = session.run(agent.second, "[turn two] Are you sure?")
-    assert "As I said, all is well." in done.stdout, session.report(done)
-    again = max(server.requests(since), key=lambda line: line["prompt"])
-    assert again["cached"] >= told["prompt"], session.report(done)
+    done = session.run(session.agent.second, "[turn two] And second.txt, and the image?")
+    assert session.second in done.stdout, session.report(done)
+    two, both = turn(server.requests(since))
+    assert two["cached"] >= told["prompt"] and both["cached"] >= two["prompt"], session.report(done)
     assert not [line for line in server.requests() if "error" in line], server.tail()
-    print(figures(session, called, told, again))
+    print(figures(session, one, told, two, both))
+
+
+def turn(lines):
+    """The requests of a turn: that which was answered by calls, and that with their results."""
+    (called,) = [line for line in lines if line["finish"] == "tool_calls"]
+    return called, max((line for line in lines if line is not called), key=lambda l: l["prompt"])
 
 
 def figures(session, *rows):
