@@ -39,7 +39,11 @@ class Server:
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        _, line = self.wait_line(lambda line: "listening on http" in line["message"], START_SECONDS)
+        try:
+            _, line = self.wait_line(lambda line: "listening on http" in line["message"], START_SECONDS)
+        except AssertionError:
+            self.process.kill()
+            raise
         self.host, port = re.search(r"http://([\d.]+):(\d+)", line["message"]).groups()
         self.port = int(port)
         self.url = f"http://{self.host}:{self.port}"
