@@ -53,6 +53,9 @@ def message_item(text, role="assistant", kind="output_text", **more):
                   output_item()], id="null-reasoning"),
     pytest.param([reasoning_item(content=[{"type": "reasoning_text", "text": "hm"}])],
                  id="reasoning-alone"),
+    pytest.param([message_item("cut sh", id="msg_1", status="incomplete")], id="incomplete"),
+    pytest.param([reasoning_item(status="incomplete"), message_item("x", status=None)],
+                 id="incomplete-reasoning"),
     pytest.param([message_item("x", phase="commentary", status="completed")], id="phase"),
     pytest.param([{"role": "assistant", "content": "x"}], id="no-type"),
     pytest.param([message_item("Be brief.", "developer", "input_text")], id="developer"),
@@ -92,9 +95,19 @@ def test_response_fields_of_other_servers(client, fields):
     assert response_text(client, "[say hello]", **fields) == HELLO
 
 
+def test_an_answer_that_was_cut_can_be_sent_back(client):
+    """A client appends what it got, whole or not."""
+    cut = respond(client, "[count]", max_output_tokens=2)
+    assert cut["status"] == cut["output"][-1]["status"] == "incomplete"
+    items = [message_item("[count]", "user", "input_text"), *cut["output"],
+             message_item("[say hello]", "user", "input_text")]
+    assert response_text(client, items) == HELLO
+
+
 @pytest.mark.parametrize("body, code, word", [
     ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_not_found", "resp_1"),
     ({"input": "x", "conversation": "conv_1"}, None, "conversation"),
+    ({"prompt": {"id": "pmpt_1"}, "input": "x"}, None, "prompt"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, None, "item_reference"),
     ({"input": []}, None, "empty"),
     ({"input": 5}, None, "input"),

@@ -188,6 +188,7 @@ def test_tools_their_results_and_a_second_turn(session):
     two, both = turn(server.requests(since))
     assert two["cached"] >= told["prompt"] and both["cached"] >= two["prompt"], session.report(done)
     assert not [line for line in server.requests() if "error" in line], server.tail()
+    assert not server.said("refused"), server.tail()
     print(figures(session, one, told, two, both))
 
 

@@ -100,6 +100,25 @@ fn broken_transcripts_are_served() {
 }
 
 #[test]
+fn what_was_cut_is_served() {
+    let call = |id: &str, status: &str| {
+        json!({
+            "type": "function_call", "call_id": id, "name": id, "arguments": "{\"a\":", "status": status,
+        })
+    };
+    let request = ok(json!({"input": [
+        {"type": "reasoning", "status": "incomplete",
+         "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"role": "assistant", "status": "incomplete", "content": "cut sh"},
+        call("lost", "incomplete"),
+        call("kept", "in_progress"),
+        {"type": "function_call_output", "call_id": "kept", "output": "x", "status": null},
+    ]}));
+    assert_eq!(turns(&request), ["Assistant|hm|cut sh|kept", "Tool||x|"]);
+    assert_eq!(request.warnings, ["input[2]: a \"function_call\" that broke off is left out"]);
+}
+
+#[test]
 fn reasoning_comes_back_from_where_it_is() {
     let reasoning = |item: Value| {
         let mut item = item;
@@ -255,12 +274,8 @@ fn what_cannot_be_served_is_named() {
         (json!({"input": []}), "must not be empty"),
         (json!({"input": {}}), "input: expected a string or a list"),
         (json!({"conversation": "c"}), "conversation"),
-        (
-            item(
-                json!({"type": "message", "role": "user", "content": "x", "status": "incomplete"}),
-            ),
-            "status",
-        ),
+        (json!({"prompt": {"id": "pmpt_1"}}), "prompt"),
+        (item(json!({"role": "user", "content": "x", "status": 5})), "input[0].status"),
         (item(json!({"type": "mystery", "call_id": "c"})), "mystery"),
         (item(json!({"type": "item_reference", "id": "msg_1"})), "item_reference"),
         (item(json!({"type": "function_call", "call_id": "c"})), "name"),

@@ -20,8 +20,12 @@ use crate::id::new_id;
 use crate::ledger::explain;
 use crate::prepare::{Hints, Job, Prompt, prepare};
 use crate::reply::Refusal;
+use crate::route::api_name;
 use crate::server::{Entered, Server};
 use crate::{body, reply, stream};
+
+/// Characters of an error in the log.
+const LOGGED_CHARS_MAX: usize = 300;
 
 /// Answers a request.
 pub(crate) async fn generate(
@@ -31,34 +35,44 @@ pub(crate) async fn generate(
     body: Body,
     hints: Hints,
 ) -> Response<Body> {
-    let id = hints.id.clone();
-    let answered = answer(server, api, &headers, body, hints).await;
+    let (id, explains) = (hints.id.clone(), hints.explains);
+    let answered = match begin(server, api, &headers, body, hints).await {
+        Ok(asked) if asked.job.request.stream => Ok(stream::respond(asked, explains).await),
+        Ok(asked) => whole(asked, explains).await,
+        Err(refusal) => {
+            refused(&id, api, &refusal);
+            Err(refusal)
+        }
+    };
     answered.unwrap_or_else(|error| reply::error(api, &error.of(id)))
 }
 
-async fn answer(
+/// Hands a request to the worker.
+async fn begin(
     server: Arc<Server>,
     api: Api,
     headers: &HeaderMap,
     body: Body,
     hints: Hints,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Asked, Refusal> {
     server.check_open()?;
     let busy = || api_error(api, &Error::Busy { waiting: server.requests() });
     let entered = server.enter().ok_or_else(busy)?;
     let body = body::read(headers, body, server.options().body_bytes_max).await?;
-    let explains = hints.explains;
     let theirs = Arc::clone(&server);
     let mut job = blocking(move || prepare(&theirs, api, body, hints)).await?;
     let prompts = std::mem::take(&mut job.prompts).into_iter();
     let parts = prompts.map(|prompt| Part::start(&server, &job, prompt));
     let parts = parts.collect::<Result<VecDeque<_>, _>>().map_err(|e| api_error(api, &e))?;
-    let asked = Asked { server, job, parts, entered };
-    if asked.job.request.stream {
-        Ok(stream::respond(asked, explains).await)
-    } else {
-        whole(asked, explains).await
-    }
+    Ok(Asked { server, job, parts, entered })
+}
+
+/// The line in the log of a request that never came to the worker.
+fn refused(id: &str, api: Api, refusal: &Refusal) {
+    let status = refusal.0.status_for(api);
+    // It may quote what the client sent.
+    let error: String = refusal.0.message.chars().take(LOGGED_CHARS_MAX).collect();
+    tracing::info!(id, api = api_name(api), status, error, "refused");
 }
 
 /// Runs what computes on a thread that may.

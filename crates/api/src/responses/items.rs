@@ -29,9 +29,11 @@ pub(super) fn convert(
         let (n, max) = (list.len(), limits::ITEMS_MAX);
         return Err(RequestError::invalid(format!("input: {n} items; the limit is {max}")));
     }
+    let outputs = list.iter().filter(|item| is_output(item));
     let mut items = Items {
         rules,
         set,
+        with_output: outputs.filter_map(|item| item.get("call_id")?.as_str()).collect(),
         warnings,
         messages,
         turn: 0,
@@ -49,6 +51,8 @@ pub(super) fn convert(
 struct Items<'a> {
     rules: Rules,
     set: &'a mut ToolSet,
+    /// Ids of calls that have an output anywhere in the input.
+    with_output: HashSet<&'a str>,
     warnings: &'a mut Vec<String>,
     messages: Vec<Message>,
     /// The message of the open calls.
@@ -61,14 +65,15 @@ struct Items<'a> {
 impl Items<'_> {
     fn item(&mut self, item: Fields<'_>) -> Result<(), RequestError> {
         let is_hosted = self.rules == Rules::Hosted;
-        if !is_hosted {
-            check_status(item)?;
-        }
         let kind = match item.str("type")? {
             Some(kind) => kind,
             None if item.get("role").is_some() => "message",
             None => return Err(RequestError::invalid(format!("{}: no type", item.path()))),
         };
+        if !is_hosted && self.is_broken_off(item, kind)? {
+            self.warnings.push(format!("{}: a {kind:?} that broke off is left out", item.path()));
+            return Ok(());
+        }
         match kind {
             "message" => self.message(item),
             "reasoning" => self.reasoning(item),
@@ -118,6 +123,16 @@ impl Items<'_> {
             ))),
             kind => self.other(item, kind),
         }
+    }
+
+    /// Whether an item is a call that did not come to its end and was never answered. Text that
+    /// was cut is part of the conversation all the same: clients send back what they got.
+    fn is_broken_off(&self, item: Fields<'_>, kind: &str) -> Result<bool, RequestError> {
+        let is_whole = item.str("status")?.is_none_or(|status| status == "completed");
+        if is_whole || !kind.ends_with("_call") {
+            return Ok(false);
+        }
+        Ok(!self.with_output.contains(self.call_id(item)?.as_str()))
     }
 
     /// An item of a type that is not known here. A call and its result can be told by their names;
@@ -345,16 +360,9 @@ fn arguments_of(value: Value) -> Arguments {
     }
 }
 
-/// An item that did not come to its end is no part of a conversation.
-fn check_status(item: Fields<'_>) -> Result<(), RequestError> {
-    match item.get("status") {
-        None => Ok(()),
-        Some(Value::String(status)) if status == "completed" => Ok(()),
-        Some(status) => Err(RequestError::invalid(format!(
-            "{}.status: {status} is not \"completed\"",
-            item.path()
-        ))),
-    }
+fn is_output(item: &Value) -> bool {
+    let kind = item.get("type").and_then(Value::as_str);
+    kind.is_some_and(|kind| kind.ends_with("_output"))
 }
 
 fn empty_id(item: Fields<'_>) -> RequestError {

@@ -86,7 +86,7 @@ fn max_tokens_fields(rules: Rules) -> &'static [&'static str] {
     }
 }
 
-/// Answers are not stored, so nothing can go on from one by its id.
+/// Nothing is stored, so nothing can be named by an id: answers, conversations, prompts.
 fn check_stateless(body: Fields<'_>) -> Result<(), RequestError> {
     if let Some(id) = body.str("previous_response_id")? {
         return Err(RequestError::unknown_response(id));
@@ -94,6 +94,11 @@ fn check_stateless(body: Fields<'_>) -> Result<(), RequestError> {
     if body.get("conversation").is_some() {
         return Err(RequestError::invalid(
             "conversation: conversations are not stored; send the whole conversation as input",
+        ));
+    }
+    if body.get("prompt").is_some() {
+        return Err(RequestError::invalid(
+            "prompt: prompts are not stored; send its text as instructions or input",
         ));
     }
     Ok(())

@@ -98,10 +98,14 @@ fn it_answers_and_ends_when_asked() {
         assert!(server.ask(&get("/health")).contains("\"ok\""));
         let answer = server.ask(&post("/v1/chat/completions", QUESTION));
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        let answer = server.ask(&post("/v1/chat/completions", "{}"));
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
         server.signal(name);
         let (code, log) = server.ended();
         assert_eq!(code, Some(0), "{log}");
         assert_eq!(log.matches(" request id=").count(), 1, "{log}");
+        let refused = log.lines().find(|line| line.contains(" refused id=")).unwrap_or_default();
+        assert!(refused.contains("status=400 error=\"missing field `messages`\""), "{log}");
         assert!(log.contains("finish=\"") && log.contains("ds4-server: ended"), "{log}");
     }
 }
