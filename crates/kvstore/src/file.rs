@@ -1,6 +1,6 @@
 //! One cache file taken apart: bounds first, contents only where they are asked for.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -32,6 +32,10 @@ const HEAD_BYTES: usize = HEADER_BYTES + 4;
 impl Parts {
     /// Opens a file and checks every bound of it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        // Opening a pipe would wait for somebody who writes to it.
+        if !fs::metadata(path).map_err(|e| Error::io(path, e))?.is_file() {
+            return Err(Error::foreign(path, "not a file"));
+        }
         Self::of(path, File::open(path).map_err(|e| Error::io(path, e))?)
     }
 

@@ -76,6 +76,9 @@ pub(crate) fn remove_stale(dir: &Path) {
         let Ok(file_name) = item.file_name().into_string() else { continue };
         let Some((_, pid)) = temp_parts(&file_name) else { continue };
         let path = item.path();
+        if !item.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
         // A living writer holds a lock; where there are no locks, its process is looked for.
         let is_free = match File::open(&path).map(|file| file.try_lock()) {
             Ok(Ok(())) => true,

@@ -47,6 +47,26 @@ fn every_flipped_byte_is_refused_or_harmless() {
 }
 
 #[test]
+fn pipes_under_names_of_files_hold_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = [format!("{}.kv", "a".repeat(40)), format!("{}.kv.tmp.1.1", "b".repeat(40))];
+    for name in &names {
+        let made = Command::new("mkfifo").arg(dir.path().join(name)).status().unwrap();
+        assert!(made.success());
+    }
+    let (sender, opened) = std::sync::mpsc::channel();
+    let theirs = dir.path().to_owned();
+    std::thread::spawn(move || {
+        let store = open(&theirs);
+        let found = store.find(&encoding(&[0, 1, 2, 3])).unwrap_err();
+        sender.send((found, store.stats().set_aside)).unwrap();
+    });
+    let (found, set_aside) = opened.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!((found, set_aside), (Miss::Empty, 0));
+    assert!(names.iter().all(|name| dir.path().join(name).exists()));
+}
+
+#[test]
 fn every_truncation_is_set_aside_once() {
     let dir = tempfile::tempdir().unwrap();
     let whole = Snapshot { tools: Vec::new(), ..snapshot(&[0, 1, 2], b"state bytes") };

@@ -212,6 +212,10 @@ async fn refusals_say_what_is_wrong() {
         assert_eq!(error["type"], "invalid_request_error");
         assert!(error["message"].as_str().unwrap().contains(wanted), "{body}: {error}");
     }
+    let role = json!({"messages": [{"role": "é".repeat(100_000), "content": "x"}]});
+    let (status, error) = ask(&server, post(CHAT, &role)).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(error["error"]["message"].as_str().unwrap().chars().count() <= 1001);
     let long = question(&"word ".repeat(3000));
     let (status, error) = ask(&server, post(CHAT, &long)).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
