@@ -33,6 +33,14 @@ fn main() {
     println!("isa      type     tokens   from    GB/s  (best)   GMAC/s  (best)");
     for isa in Isa::available() {
         Isa::select(isa);
+        for peak in speed::peaks(&pool) {
+            println!(
+                "{:8} {:>42.2} GMAC/s  {}",
+                format!("{isa:?}"),
+                peak.macs_per_s / 1e9,
+                peak.name
+            );
+        }
         for ty in TensorType::ALL.into_iter().filter(|ty| wanted(*ty)) {
             for (tokens, bytes, from) in CASES {
                 if isa != Isa::Scalar || tokens == 1 && from == "cache" {

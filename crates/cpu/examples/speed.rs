@@ -46,6 +46,7 @@ fn main() -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     println!("prefill {:7.2} tokens/s ({} tokens)", prompt.len() as f64 / seconds, prompt.len());
     let mut times = Vec::new();
+    let sections = r.pool().sections();
     for token in rest {
         let start = Instant::now();
         r.forward(&[Span { seq, tokens: &[*token], n_logits: 1 }], &mut logits)?;
@@ -58,9 +59,16 @@ fn main() -> Result<()> {
     times.sort_by(f64::total_cmp);
     let median = times.get(times.len() / 2).copied().unwrap_or(f64::NAN);
     println!("decode  {:7.2} tokens/s (median of {} tokens)", 1.0 / median, rest.len());
+    let sections = r.pool().sections().wrapping_sub(sections) as usize;
+    println!("joins   {:7.2} per token and layer", per_layer(sections, rest.len(), &r));
     memory(&r, cap);
     println!("logits  {:016x}", hash.finish());
     Ok(())
+}
+
+/// Of sections of some tokens.
+fn per_layer(sections: usize, tokens: usize, r: &CpuRunner) -> f64 {
+    sections as f64 / (tokens.max(1) * r.dims().n_layer) as f64
 }
 
 /// Resident memory that is not the mapped file, where the system tells.

@@ -49,7 +49,7 @@ pub(crate) struct Quant<'a> {
     pub q: &'a [i8],
     /// One scale per block.
     pub d: &'a [f32],
-    /// `Q8K` only: sums of 16 consecutive `q`.
+    /// Sums of 16 consecutive `q`.
     pub sums: &'a [i16],
 }
 
@@ -115,11 +115,13 @@ impl Acts {
     }
 
     /// Row `i` in `Q8_0` form.
+    #[inline]
     pub(crate) fn q8_0(&self, i: usize) -> Quant<'_> {
         self.q8_0.row(i, self.cols, 32)
     }
 
     /// Row `i` in `Q8_K` form.
+    #[inline]
     pub(crate) fn q8_k(&self, i: usize) -> Quant<'_> {
         self.q8_k.row(i, self.cols, 256)
     }
@@ -178,6 +180,7 @@ impl Form {
         });
     }
 
+    #[inline]
     fn row(&self, i: usize, cols: usize, block: usize) -> Quant<'_> {
         assert!(self.valid, "activations were not prepared in this form");
         let (nd, ns) = (cols / block, cols / 16);
@@ -195,7 +198,10 @@ const ALONE: usize = 64 << 10;
 vectorised! {
     /// Quantises one row in blocks of 32 or 256.
     fn row(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16], block: usize) {
-        if block == 32 { row_q8_0(x, q, d) } else { row_q8_k(x, q, d, sums) }
+        if block == 32 { row_q8_0(x, q, d) } else { row_q8_k(x, q, d) }
+        for (s, q) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
+            *s = q.iter().map(|q| i16::from(*q)).sum();
+        }
     }
 }
 
@@ -216,18 +222,15 @@ fn row_q8_0(x: &[f32], q: &mut [i8], d: &mut [f32]) {
 /// 127, `d = 1 / (−127/m)`.
 #[expect(clippy::inline_always, reason = "to be compiled for the caller's instruction set")]
 #[inline(always)]
-fn row_q8_k(x: &[f32], q: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+fn row_q8_k(x: &[f32], q: &mut [i8], d: &mut [f32]) {
     let blocks = x.as_chunks::<256>().0.iter().zip(q.as_chunks_mut::<256>().0);
-    for ((x, q), (d, sums)) in blocks.zip(d.iter_mut().zip(sums.as_chunks_mut::<16>().0)) {
+    for ((x, q), d) in blocks.zip(d) {
         let size = largest(x);
         let m = x.iter().find(|x| x.abs().to_bits() == size).copied().unwrap_or(0.0);
         let inv = if m == 0.0 { 0.0 } else { -127.0 / m };
         *d = if inv == 0.0 { 0.0 } else { 1.0 / inv };
         for (q, x) in q.iter_mut().zip(x) {
             *q = rint(x * inv);
-        }
-        for (s, q) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
-            *s = q.iter().map(|q| i16::from(*q)).sum();
         }
     }
 }
@@ -310,7 +313,7 @@ mod tests {
                 let mut sums = vec![0; cols / 16];
                 row(x, &mut q, &mut d, &mut sums, block);
                 assert_eq!((f.q, f.d), (&q[..], &d[..]), "row {i}");
-                for (k, s) in f.sums.iter().enumerate().filter(|_| block == 256) {
+                for (k, s) in f.sums.iter().enumerate() {
                     let sum: i16 = f.q[16 * k..16 * k + 16].iter().map(|q| i16::from(*q)).sum();
                     assert_eq!(*s, sum, "row {i}, sum {k}");
                 }

@@ -87,8 +87,9 @@ impl<'a> Job<'a> {
         assert_eq!(self.x.cols(), self.w.cols, "columns of activations and weights");
         assert!(self.x.has(self.form), "activations were not prepared as {:?}", self.form);
         let want = (threads * UNITS_PER_THREAD).div_ceil(self.groups);
-        let step = dot::rows_together(self.w.ty, self.form);
-        let rows = unit_rows(self.part(), self.row_bytes, want, step);
+        let step = dot::rows_together(self.w.ty, self.form, self.n());
+        let bytes = if self.n() <= FEW { FEW_UNIT_BYTES } else { UNIT_BYTES };
+        let rows = unit_rows(self.part(), bytes / self.row_bytes.max(1), want, step);
         // A few long rows are shared out by tokens; unpacking rows twice would not pay.
         let parts = self.part().div_ceil(rows);
         let share = parts < threads && step < dot::PANEL_ROWS;
@@ -146,10 +147,16 @@ const UNITS_PER_THREAD: usize = 8;
 /// Bytes of weights a unit should not exceed: half of a small core's L2 cache.
 const UNIT_BYTES: usize = 128 << 10;
 
-/// Rows per unit: a multiple of `step`, as many as `want` units and the cache allow.
-fn unit_rows(rows: usize, row_bytes: usize, want: usize, step: usize) -> usize {
-    let by_cache = UNIT_BYTES / row_bytes.max(1);
-    (rows / want.max(1)).min(by_cache).max(1).next_multiple_of(step)
+/// So few tokens pass over the weights once.
+const FEW: usize = 4;
+
+/// Bytes of weights of a unit for few tokens: kernels ask for rows beyond a unit's end, which
+/// another thread may take.
+const FEW_UNIT_BYTES: usize = 1 << 20;
+
+/// Rows per unit: a multiple of `step`, as many as `want` units and `most` allow.
+fn unit_rows(rows: usize, most: usize, want: usize, step: usize) -> usize {
+    (rows / want.max(1)).min(most).max(1).next_multiple_of(step)
 }
 
 /// A number without common divisor with `n`, near the golden section of it: steps of this size

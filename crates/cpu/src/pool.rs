@@ -102,6 +102,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Sections that several threads were told to join, so far; wraps around.
+    pub fn sections(&self) -> u32 {
+        self.shared.epoch.0.load(Ordering::Relaxed)
+    }
+
     /// Calls `f(thread, threads)` once on every thread, and returns when all calls have.
     pub fn run(&self, f: impl Fn(usize, usize) + Sync) {
         if self.workers.is_empty() || INSIDE.get() {

@@ -1,6 +1,8 @@
 //! What this machine can do, and what the kernels make of it.
 //!
 //! Machines are shared and noisy: every figure is a median, with the best beside it.
+//!
+//! Contains `unsafe`: loops of single instructions.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +11,7 @@ use std::time::Instant;
 use ds4_gguf::TensorType;
 
 use crate::acts::{ActForm, Acts};
-use crate::dot::Isa;
+use crate::dot::{Isa, instructions};
 use crate::matmul::{Job, Mat, matmul};
 use crate::pool::Pool;
 use crate::synthetic::{Rng, Scales, values, weights};
@@ -89,6 +91,31 @@ pub fn fork_join(pool: &Pool) -> Timing {
             black_box(t);
         });
     })
+}
+
+/// What an instruction that kernels spend their time in does at most.
+#[derive(Clone, Debug)]
+pub struct Peak {
+    /// The instruction and the registers' size.
+    pub name: &'static str,
+    /// It makes products of integers, else of f32.
+    pub integer: bool,
+    /// Multiply-adds per second of all threads together.
+    pub macs_per_s: f64,
+}
+
+/// The peaks of the instruction set in use: registers only, nothing else in the loop.
+pub fn peaks(pool: &Pool) -> Vec<Peak> {
+    let turns = 20_000;
+    let peak = |i: &crate::dot::Instruction| {
+        let time = timing(|| {
+            // SAFETY: the instruction set in use is one that this processor has.
+            pool.run(|_, _| unsafe { (i.turns)(turns) });
+        });
+        let macs = i.macs * turns * pool.threads();
+        Peak { name: i.name, integer: i.integer, macs_per_s: macs as f64 / time.median }
+    };
+    instructions(Isa::current()).iter().map(peak).collect()
 }
 
 /// Bytes of weights in one timed product.

@@ -10,6 +10,12 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// x86-64 with AVX-512 F, VL, BW, VNNI and VBMI, and GFNI.
+    Avx512,
+    /// Arm 64-bit: NEON.
+    Neon,
+    /// Arm 64-bit: NEON with `sdot`.
+    NeonDot,
 }
 
 /// The choice made by [`Isa::select`], plus one; 0 before any.
@@ -17,7 +23,7 @@ static SELECTED: AtomicU8 = AtomicU8::new(0);
 
 impl Isa {
     /// Every instruction set, the most capable last within its architecture.
-    pub const ALL: [Self; 2] = [Self::Scalar, Self::Avx2];
+    pub const ALL: [Self; 5] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon, Self::NeonDot];
 
     /// What kernels use: the selected one, or the most capable this processor has.
     pub fn current() -> Self {
@@ -55,8 +61,20 @@ impl Isa {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512vbmi")
+                    && is_x86_feature_detected!("gfni")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            _ => false,
         }
     }
 }

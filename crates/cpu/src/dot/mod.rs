@@ -6,10 +6,23 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod dense;
 mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod out;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "kernels with panels are of other processors")
+)]
 mod panel;
+mod peak;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "kernels of eight rows are of other processors")
+)]
 mod rows;
 mod scalar;
 #[cfg(test)]
@@ -21,6 +34,7 @@ use ds4_gguf::TensorType;
 use crate::acts::{ActForm, Acts};
 pub use isa::Isa;
 pub(crate) use out::Out;
+pub(crate) use peak::{Instruction, instructions};
 
 /// Rows of one matrix times chosen tokens of one activation set.
 #[derive(Clone, Copy)]
@@ -69,17 +83,26 @@ impl Toks<'_> {
 /// Rows of a panel of integer weights.
 pub(crate) const PANEL_ROWS: usize = panel::ROWS;
 
-/// Whole multiples of so many rows waste nothing.
-pub(crate) fn rows_together(ty: TensorType, form: ActForm) -> usize {
+/// Whole multiples of so many rows waste nothing with `n` tokens.
+pub(crate) fn rows_together(ty: TensorType, form: ActForm, n: usize) -> usize {
     use TensorType as T;
     match (ty, form) {
         (T::Q8_0, ActForm::Q8_0 | ActForm::Q8K)
-        | (T::Mxfp4 | T::Q2K | T::Q4K | T::Iq2Xxs, ActForm::Q8K) => PANEL_ROWS,
+        | (T::Mxfp4 | T::Q2K | T::Q4K | T::Iq2Xxs, ActForm::Q8K) => {
+            if n < FEW {
+                LANES
+            } else {
+                PANEL_ROWS
+            }
+        }
         _ => dense::ROWS,
     }
 }
 
-/// Rows that integer kernels compute together.
+/// Fewer tokens than this get row kernels with every instruction set.
+const FEW: usize = 5;
+
+/// Rows that row kernels compute together.
 const LANES: usize = 8;
 
 impl<'a> Tile<'a> {
@@ -93,6 +116,10 @@ impl<'a> Tile<'a> {
         &self.w[r * self.row_bytes..(r + 1) * self.row_bytes]
     }
 
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "kernels of eight rows are of other processors")
+    )]
     /// `L` rows from `first` on; past the last row, that one again.
     fn lanes<const L: usize>(&self, first: usize) -> [&'a [u8]; L] {
         let last = self.rows() - 1;
@@ -112,6 +139,15 @@ pub(crate) fn tile(isa: Isa, t: &Tile<'_>) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: callers pass an instruction set that this processor has.
         Isa::Avx2 => unsafe { avx2::tile(t) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 => unsafe { avx512::tile(t) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon => unsafe { neon::tile::<false>(t) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::NeonDot => unsafe { neon::tile::<true>(t) },
         _ => scalar::tile(t),
     }
 }

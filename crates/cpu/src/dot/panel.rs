@@ -10,7 +10,7 @@ use super::Tile;
 use crate::trace::unpacking;
 
 /// Rows of a panel.
-pub(super) const ROWS: usize = 32;
+pub(super) const ROWS: usize = 64;
 /// Columns of a panel at most: one block of the largest formats.
 pub(super) const COLS: usize = 256;
 
@@ -39,6 +39,7 @@ pub(super) struct Panel {
 }
 
 impl Panel {
+    #[expect(clippy::large_stack_arrays, reason = "boxed once per thread")]
     const ZERO: Self = Self {
         quads: [[[0; 4]; ROWS]; COLS / 4],
         pairs: [[[0; 2]; ROWS]; COLS / 2],
@@ -72,6 +73,18 @@ thread_local! {
         RefCell::new(Scratch { panel: Box::new(Panel::ZERO), y: Vec::new() });
 }
 
+/// Asks for bytes that are needed soon, where there is a stable way to.
+fn ask_for(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint reads nothing, and every processor of the architecture has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
 /// Computes the tile with `kernel`.
 ///
 /// # Safety
@@ -86,6 +99,11 @@ pub(super) unsafe fn panels(t: &Tile<'_>, kernel: &PanelKernel) {
                 let bytes = |col: usize| col / t.ty.block_elems() * t.ty.block_bytes();
                 let (begin, end) = (bytes(at), bytes((at + COLS).min(t.cols)));
                 let part = rows.map(|row| &row[begin..end]);
+                // What is unpacked next comes from memory meanwhile: the processor's own prefetching
+                // does not see so many rows being read in small parts.
+                for row in &rows {
+                    ask_for(&row[end..(2 * end - begin).min(row.len())]);
+                }
                 // SAFETY: passed on to the caller.
                 unsafe {
                     unpacking(|| (kernel.fill)(panel, &part));

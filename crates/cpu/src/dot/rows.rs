@@ -15,6 +15,8 @@ pub(super) struct RowKernel {
     pub one: RowsFn<1>,
     /// Two tokens.
     pub two: RowsFn<2>,
+    /// Four tokens, where there are registers enough.
+    pub four: Option<RowsFn<4>>,
 }
 
 /// Computes the tile with `kernel`.
@@ -32,6 +34,14 @@ pub(super) unsafe fn rows(t: &Tile<'_>, kernel: &RowKernel) {
         };
         let x = |tok: usize| quant(t.x, t.form, t.toks.row(tok));
         let mut tok = 0;
+        while let (Some(four), true) = (kernel.four, tok + 4 <= t.toks.n) {
+            // SAFETY: passed on to the caller.
+            let y = unsafe { four(&rows, &[x(tok), x(tok + 1), x(tok + 2), x(tok + 3)]) };
+            for (k, y) in y.iter().enumerate() {
+                put(tok + k, y);
+            }
+            tok += 4;
+        }
         while tok + 2 <= t.toks.n {
             // SAFETY: passed on to the caller.
             let y = unsafe { (kernel.two)(&rows, &[x(tok), x(tok + 1)]) };
@@ -47,6 +57,7 @@ pub(super) unsafe fn rows(t: &Tile<'_>, kernel: &RowKernel) {
 }
 
 /// Row `row` in a quantised form.
+#[inline]
 pub(super) fn quant(x: &Acts, form: ActForm, row: usize) -> Quant<'_> {
     match form {
         ActForm::Q8_0 => x.q8_0(row),

@@ -105,7 +105,7 @@ fn q4_k(row: &[u8], x: Quant<'_>) -> f32 {
 }
 
 /// `d·s − dmin·m`, one rounding for the product and one for the rest.
-fn with_minima(d: f32, s: i32, dmin: f32, m: i32) -> f32 {
+pub(super) fn with_minima(d: f32, s: i32, dmin: f32, m: i32) -> f32 {
     (-dmin).mul_add(m as f32, d * s as f32)
 }
 

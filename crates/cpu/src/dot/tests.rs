@@ -78,12 +78,27 @@ fn products_equal_the_dequantised_sums() {
     let mut rng = Rng(1);
     for ty in T::ALL {
         for form in FORMS {
-            let shapes = [(1, 256, 1), (19, 512, 2), (16, 256, 3), (40, 768, 7), (37, 2048, 21)];
+            let shapes = [(1, 256, 1), (19, 512, 2), (16, 256, 3), (40, 768, 7), (150, 2048, 21)];
             for (rows, cols, n) in shapes {
                 for scales in [Scales::Usual, Scales::Extreme] {
                     let case = Case { ty, form, rows, cols, n, groups: 1, tokens: None };
                     case.check(&pool, &mut rng, scales);
                 }
+            }
+        }
+    }
+}
+
+/// Every number of tokens that kernels take together, and those between.
+#[test]
+fn few_tokens() {
+    let pool = Pool::new(2);
+    let mut rng = Rng(5);
+    for ty in [T::Q8_0, T::Mxfp4, T::Q2K, T::Q4K, T::Iq2Xxs] {
+        for n in 1..18 {
+            for form in [ActForm::Q8_0, ActForm::Q8K] {
+                let case = Case { ty, form, rows: 35, cols: 512, n, groups: 1, tokens: None };
+                case.check(&pool, &mut rng, Scales::Usual);
             }
         }
     }
@@ -105,8 +120,10 @@ fn odd_columns() {
     }
     for ty in [T::Q8_0, T::F16, T::Mxfp4] {
         let form = ActForm::Q8_0;
-        let case = Case { ty, form, rows: 18, cols: 96, n: 3, groups: 1, tokens: None };
-        case.check(&pool, &mut rng, Scales::Usual);
+        for n in [3, 20] {
+            let case = Case { ty, form, rows: 18, cols: 96, n, groups: 1, tokens: None };
+            case.check(&pool, &mut rng, Scales::Usual);
+        }
     }
 }
 

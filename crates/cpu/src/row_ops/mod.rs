@@ -8,6 +8,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
 
 use crate::dot::Isa;
@@ -33,24 +35,35 @@ pub(crate) fn relu_scores(q: &[f32], weights: &[f32], rows: &[&[f32]], out: &mut
 }
 
 /// Calls `put(h, j, q_h · rows[j])` for every head and row; for a row, heads come in order.
-fn products(q: &[f32], rows: &[&[f32]], mut put: impl FnMut(usize, usize, f32)) {
+fn products(q: &[f32], rows: &[&[f32]], put: impl FnMut(usize, usize, f32)) {
+    match Isa::current() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Isa::current` is one that this processor has.
+        Isa::Avx512 => blocks(q, rows, |q, rows| unsafe { avx512::products(q, rows) }, put),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => blocks(q, rows, |q, rows| unsafe { avx2::products(q, rows) }, put),
+        _ => blocks(q, rows, portable::products, put),
+    }
+}
+
+/// The products of all heads and rows, [`HEADS`] times `R` at a time.
+fn blocks<const R: usize>(
+    q: &[f32],
+    rows: &[&[f32]],
+    products: impl Fn(&[&[f32]; HEADS], &[&[f32]; R]) -> [[f32; R]; HEADS],
+    mut put: impl FnMut(usize, usize, f32),
+) {
     let Some(dim) = rows.first().map(|row| row.len()) else { return };
-    let isa = Isa::current();
     for (b, block) in q.chunks(HEADS * dim).enumerate() {
         let n = block.len() / dim;
         // Past the last head, and the last row, it is computed once more and not used.
         let heads = std::array::from_fn(|h| &block[h.min(n - 1) * dim..][..dim]);
-        for (r, pair) in rows.chunks(ROWS).enumerate() {
-            let pair_rows = [pair[0], pair[pair.len() - 1]];
-            let found = match isa {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: `Isa::current` is one that this processor has.
-                Isa::Avx2 => unsafe { avx2::products(&heads, &pair_rows) },
-                _ => portable::products(&heads, &pair_rows),
-            };
+        for (r, some) in rows.chunks(R).enumerate() {
+            let found = products(&heads, &std::array::from_fn(|j| some[j.min(some.len() - 1)]));
             for (h, found) in found.iter().enumerate().take(n) {
-                for (j, dot) in found.iter().enumerate().take(pair.len()) {
-                    put(b * HEADS + h, r * ROWS + j, *dot);
+                for (j, dot) in found.iter().enumerate().take(some.len()) {
+                    put(b * HEADS + h, r * R + j, *dot);
                 }
             }
         }
@@ -68,7 +81,7 @@ pub(crate) fn add_rows(sums: &mut [f32], rows: &[&[f32]], weights: &[f32], strid
         match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::current` is one that this processor has.
-            Isa::Avx2 => unsafe { avx2::add_rows(block, rows, &weights) },
+            Isa::Avx2 | Isa::Avx512 => unsafe { avx2::add_rows(block, rows, &weights) },
             _ => portable::add_rows(block, rows, &weights),
         }
         for (sums, weights) in block.chunks_exact_mut(dim).zip(weights) {
@@ -91,6 +104,8 @@ fn finish(v: [f32; LANES], q: &[f32], row: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
     use super::*;
 
     fn noise(n: usize, seed: u64) -> Vec<f32> {
@@ -110,8 +125,23 @@ mod tests {
         assert!((f64::from(found) - expected).abs() < 1e-5, "{what}: {found}, expected {expected}");
     }
 
+    /// Calls `test` with every instruction set of the processor; it is chosen for the whole
+    /// process, so one test at a time.
+    fn with_every_isa(test: fn()) {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        for isa in Isa::available() {
+            Isa::select(isa);
+            test();
+        }
+    }
+
     #[test]
     fn all_sizes_equal_the_plain_sums() {
+        with_every_isa(all_sizes);
+    }
+
+    fn all_sizes() {
         for (heads, n, dim) in [(1, 1, 8), (4, 2, 64), (5, 3, 20), (7, 9, 96), (64, 33, 19)] {
             let what = format!("{heads} heads, {n} rows of {dim}");
             let (q, r, w) = (noise(heads * dim, 1), noise(n * dim, 2), noise(heads * n, 3));
@@ -144,6 +174,10 @@ mod tests {
     /// A head alone and a row alone give the bits they give in company.
     #[test]
     fn neighbours_do_not_matter() {
+        with_every_isa(neighbours);
+    }
+
+    fn neighbours() {
         let (heads, n, dim) = (6, 5, 40);
         let (q, r, w) = (noise(heads * dim, 5), noise(n * dim, 6), noise(heads * n, 7));
         let rows: Vec<&[f32]> = r.chunks(dim).collect();

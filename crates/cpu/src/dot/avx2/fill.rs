@@ -20,7 +20,7 @@ pub(super) fn words(p: &mut Panel, rows: &Lanes<&[u8]>) {
     for (g, rows) in rows.as_chunks::<LANES>().0.iter().enumerate() {
         let rows = rows.map(|row| &blocks::<Q8_0>(row)[..n]);
         for i in 0..n {
-            put_ps(&mut p.d[i], g, f16s(rows.map(|row| row[i].d)));
+            put_ps(&mut p.d[i], g, f16s(|r| rows[r][i].d));
             let quads = transpose(rows.map(|row| load(&row[i].q)));
             for (k, quad) in quads.into_iter().enumerate() {
                 for h in 0..2 {
@@ -95,7 +95,7 @@ fn iq2_xxs(p: &mut Panel, g: usize, rows: &[&Iq2Xxs; LANES]) {
     for (k, v) in transpose(scales).into_iter().enumerate() {
         put(&mut p.scales[iq2::GROUP[k]], g, v);
     }
-    let d = _mm256_mul_ps(f16s(rows.map(|b| b.d)), _mm256_set1_ps(0.125));
+    let d = _mm256_mul_ps(f16s(|r| rows[r].d), _mm256_set1_ps(0.125));
     put_ps(&mut p.d[0], g, d);
 }
 
@@ -122,8 +122,8 @@ fn q2_k(p: &mut Panel, g: usize, rows: &[&Q2K; LANES]) {
     for k in 0..8 {
         put(&mut p.mins[k], g, _mm256_shuffle_epi8(mins[k / 2], load(&TWO[k % 2])));
     }
-    put_ps(&mut p.d[0], g, f16s(rows.map(|b| b.d)));
-    put_ps(&mut p.dmin, g, f16s(rows.map(|b| b.dmin)));
+    put_ps(&mut p.d[0], g, f16s(|r| rows[r].d));
+    put_ps(&mut p.dmin, g, f16s(|r| rows[r].dmin));
 }
 
 #[target_feature(enable = "avx2,f16c")]
@@ -144,8 +144,8 @@ fn q4_k(p: &mut Panel, g: usize, rows: &[&Q4K; LANES]) {
         put(&mut p.scales[k], g, _mm256_shuffle_epi8(columns[k / 4], load(&BYTE[k % 4])));
         put(&mut p.mins[k], g, _mm256_shuffle_epi8(columns[2 + k / 4], load(&BYTE[k % 4])));
     }
-    put_ps(&mut p.d[0], g, f16s(rows.map(|b| b.d)));
-    put_ps(&mut p.dmin, g, f16s(rows.map(|b| b.dmin)));
+    put_ps(&mut p.d[0], g, f16s(|r| rows[r].d));
+    put_ps(&mut p.dmin, g, f16s(|r| rows[r].dmin));
 }
 
 /// Stores rows `8g..8g + 8`.

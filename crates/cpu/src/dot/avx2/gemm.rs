@@ -270,28 +270,46 @@ fn words<const X: usize>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Lanes<f32>
         for (x, q) in x.iter_mut().zip(q.q[at..at + cols].as_chunks::<16>().0) {
             store(x, _mm256_cvtepi8_epi16(load16(q)));
         }
-        let x = x.as_flattened().as_chunks::<32>().0;
-        let mut acc = [_mm256_setzero_ps(); ROWS / LANES];
-        for (acc, y) in acc.iter_mut().zip(y.as_chunks::<LANES>().0) {
-            *acc = load_ps(y);
+        let x = &x.as_flattened().as_chunks::<32>().0[..cols / 32];
+        for first in (0..ROWS / LANES).step_by(WORD_VECTORS) {
+            word_rows::<X>(p, x, &q.d[at / X..], first, y);
         }
-        for (i, x) in x[..cols / 32].iter().enumerate() {
-            let mut s = [_mm256_setzero_si256(); ROWS / LANES];
-            for (w, x) in p.pairs[16 * i..16 * i + 16].iter().zip(x.as_chunks::<2>().0) {
-                let pair = i32::from(x[0].cast_unsigned()) | i32::from(x[1]) << 16;
-                let x = _mm256_set1_epi32(pair);
-                for (s, w) in s.iter_mut().zip(w.as_chunks::<LANES>().0) {
-                    *s = _mm256_add_epi32(*s, _mm256_madd_epi16(x, load(w)));
-                }
+    }
+}
+
+/// Registers of rows that 16-bit numbers are multiplied with at a time.
+const WORD_VECTORS: usize = 4;
+
+/// One token times [`WORD_VECTORS`] registers of rows from `first` on.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn word_rows<const X: usize>(
+    p: &Panel,
+    x: &[[i16; 32]],
+    dx: &[f32],
+    first: usize,
+    y: &mut Lanes<f32>,
+) {
+    let mut acc = [_mm256_setzero_ps(); WORD_VECTORS];
+    for v in 0..WORD_VECTORS {
+        acc[v] = load_ps(&y.as_chunks::<LANES>().0[first + v]);
+    }
+    for (i, x) in x.iter().enumerate() {
+        let mut s = [_mm256_setzero_si256(); WORD_VECTORS];
+        for (w, x) in p.pairs[16 * i..16 * i + 16].iter().zip(x.as_chunks::<2>().0) {
+            let pair = i32::from(x[0].cast_unsigned()) | i32::from(x[1]) << 16;
+            let x = _mm256_set1_epi32(pair);
+            for v in 0..WORD_VECTORS {
+                let w = load(&w.as_chunks::<LANES>().0[first + v]);
+                s[v] = _mm256_add_epi32(s[v], _mm256_madd_epi16(x, w));
             }
-            let dx = _mm256_set1_ps(q.d[(at + 32 * i) / X]);
-            for v in 0..ROWS / LANES {
-                let d = load_ps(&p.d[i].as_chunks::<LANES>().0[v]);
-                acc[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[v]), _mm256_mul_ps(d, dx), acc[v]);
-            }
         }
-        for (acc, y) in acc.iter().zip(y.as_chunks_mut::<LANES>().0) {
-            store_to_ps(y, *acc);
+        let dx = _mm256_set1_ps(dx[32 * i / X]);
+        for v in 0..WORD_VECTORS {
+            let d = load_ps(&p.d[i].as_chunks::<LANES>().0[first + v]);
+            acc[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[v]), _mm256_mul_ps(d, dx), acc[v]);
         }
+    }
+    for v in 0..WORD_VECTORS {
+        store_to_ps(&mut y.as_chunks_mut::<LANES>().0[first + v], acc[v]);
     }
 }

@@ -14,7 +14,7 @@ mod dense;
 mod fill;
 mod gemm;
 mod iq2;
-mod rows;
+pub(super) mod rows;
 
 use std::arch::x86_64::*;
 
@@ -41,7 +41,7 @@ const FEW: usize = 6;
 
 /// 32 bytes.
 #[target_feature(enable = "avx2")]
-fn load<T: Copy, const L: usize>(b: &[T; L]) -> __m256i {
+pub(super) fn load<T: Copy, const L: usize>(b: &[T; L]) -> __m256i {
     const { assert!(size_of::<T>() * L == 32) };
     // SAFETY: 32 readable bytes; the load needs no alignment.
     unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
@@ -49,7 +49,7 @@ fn load<T: Copy, const L: usize>(b: &[T; L]) -> __m256i {
 
 /// 16 bytes.
 #[target_feature(enable = "avx2")]
-fn load16<T: Copy, const L: usize>(b: &[T; L]) -> __m128i {
+pub(super) fn load16<T: Copy, const L: usize>(b: &[T; L]) -> __m128i {
     const { assert!(size_of::<T>() * L == 16) };
     // SAFETY: 16 readable bytes; the load needs no alignment.
     unsafe { _mm_loadu_si128(b.as_ptr().cast()) }
@@ -57,7 +57,7 @@ fn load16<T: Copy, const L: usize>(b: &[T; L]) -> __m128i {
 
 /// 8 floats.
 #[target_feature(enable = "avx2")]
-fn load_ps(b: &[f32; 8]) -> __m256 {
+pub(super) fn load_ps(b: &[f32; 8]) -> __m256 {
     // SAFETY: 32 readable bytes; the load needs no alignment.
     unsafe { _mm256_loadu_ps(b.as_ptr()) }
 }
@@ -85,16 +85,17 @@ fn store_to_ps(y: &mut [f32; 8], v: __m256) {
     unsafe { _mm256_storeu_ps(y.as_mut_ptr(), v) }
 }
 
-/// One f16 per lane.
+/// One f16 per lane. Not from an array: it would be written in parts and read as a whole, which
+/// waits.
 #[target_feature(enable = "avx2,f16c")]
-fn f16s(v: [F16; 8]) -> __m256 {
-    let [a, b, c, d, e, f, g, h] = v.map(|v| i16::from_le_bytes(v.0));
-    _mm256_cvtph_ps(_mm_set_epi16(h, g, f, e, d, c, b, a))
+pub(super) fn f16s(v: impl Fn(usize) -> F16) -> __m256 {
+    let v = |lane| i16::from_le_bytes(v(lane).0);
+    _mm256_cvtph_ps(_mm_set_epi16(v(7), v(6), v(5), v(4), v(3), v(2), v(1), v(0)))
 }
 
 /// 8 floats.
 #[target_feature(enable = "avx2")]
-fn store_ps(v: __m256) -> [f32; 8] {
+pub(super) fn store_ps(v: __m256) -> [f32; 8] {
     let mut y = [0.0; 8];
     store_to_ps(&mut y, v);
     y

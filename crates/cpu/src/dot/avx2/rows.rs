@@ -20,15 +20,15 @@ use crate::acts::{ActForm, Quant};
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
-pub(super) unsafe fn tile(t: &Tile<'_>) -> bool {
+pub(in super::super) unsafe fn tile(t: &Tile<'_>) -> bool {
     use TensorType as T;
     let kernel = match (t.ty, t.form) {
-        (T::Q8_0, ActForm::Q8_0) => RowKernel { one: q8_0::<1, 1>, two: q8_0::<2, 1> },
-        (T::Q8_0, ActForm::Q8K) => RowKernel { one: q8_0::<1, 8>, two: q8_0::<2, 8> },
-        (T::Mxfp4, ActForm::Q8K) => RowKernel { one: mxfp4::<1>, two: mxfp4::<2> },
-        (T::Iq2Xxs, ActForm::Q8K) => RowKernel { one: iq2_xxs::<1>, two: iq2_xxs::<2> },
-        (T::Q2K, ActForm::Q8K) => RowKernel { one: q2_k::<1>, two: q2_k::<2> },
-        (T::Q4K, ActForm::Q8K) => RowKernel { one: q4_k::<1>, two: q4_k::<2> },
+        (T::Q8_0, ActForm::Q8_0) => RowKernel { one: q8_0::<1, 1>, two: q8_0::<2, 1>, four: None },
+        (T::Q8_0, ActForm::Q8K) => RowKernel { one: q8_0::<1, 8>, two: q8_0::<2, 8>, four: None },
+        (T::Mxfp4, ActForm::Q8K) => RowKernel { one: mxfp4::<1>, two: mxfp4::<2>, four: None },
+        (T::Iq2Xxs, ActForm::Q8K) => RowKernel { one: iq2_xxs::<1>, two: iq2_xxs::<2>, four: None },
+        (T::Q2K, ActForm::Q8K) => RowKernel { one: q2_k::<1>, two: q2_k::<2>, four: None },
+        (T::Q4K, ActForm::Q8K) => RowKernel { one: q4_k::<1>, two: q4_k::<2>, four: None },
         _ => return false,
     };
     // SAFETY: the caller's promise.
@@ -37,15 +37,24 @@ pub(super) unsafe fn tile(t: &Tile<'_>) -> bool {
 }
 
 /// The rows as `n` blocks each.
-fn row_blocks<'a, B: Block>(rows: &[&'a [u8]; LANES], n: usize) -> [&'a [B]; LANES] {
-    from_fn(|r| &blocks::<B>(rows[r])[..n])
+#[expect(clippy::inline_always, reason = "its lengths are to be known to the caller's loops")]
+#[inline(always)]
+pub(in super::super) fn row_blocks<'a, B: Block>(
+    rows: &[&'a [u8]; LANES],
+    n: usize,
+) -> [&'a [B]; LANES] {
+    let mut w: [&[B]; LANES] = [&[]; LANES];
+    for r in 0..LANES {
+        w[r] = &blocks::<B>(rows[r])[..n];
+    }
+    w
 }
 
 /// Asks for the block of the next 8 rows that lies where this one does: short rows end before the
 /// processor's own prefetching has begun. Rows of small blocks are long; there it costs more than
 /// it brings.
 #[target_feature(enable = "avx2")]
-fn prefetch<B: Block>(b: &B, row_bytes: usize) {
+pub(in super::super) fn prefetch<B>(b: &B, row_bytes: usize) {
     let next = std::ptr::from_ref(b).cast::<i8>().wrapping_add(LANES * row_bytes);
     for line in (0..size_of::<B>()).step_by(64) {
         _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line));
@@ -53,16 +62,28 @@ fn prefetch<B: Block>(b: &B, row_bytes: usize) {
 }
 
 /// The activations of `N` tokens as `n` blocks of `B`.
-fn x_blocks<'a, const N: usize, const B: usize>(
+#[expect(clippy::inline_always, reason = "its lengths are to be known to the caller's loops")]
+#[inline(always)]
+pub(in super::super) fn x_blocks<'a, const N: usize, const B: usize>(
     x: &[Quant<'a>; N],
     n: usize,
 ) -> [&'a [[i8; B]]; N] {
-    from_fn(|k| &x[k].q.as_chunks::<B>().0[..n])
+    let mut q: [&[[i8; B]]; N] = [&[]; N];
+    for k in 0..N {
+        q[k] = &x[k].q.as_chunks::<B>().0[..n];
+    }
+    q
 }
 
 /// The first `n` scales of every token.
-fn scales<'a, const N: usize>(x: &[Quant<'a>; N], n: usize) -> [&'a [f32]; N] {
-    from_fn(|k| &x[k].d[..n])
+#[expect(clippy::inline_always, reason = "its lengths are to be known to the caller's loops")]
+#[inline(always)]
+pub(in super::super) fn scales<'a, const N: usize>(x: &[Quant<'a>; N], n: usize) -> [&'a [f32]; N] {
+    let mut d: [&[f32]; N] = [&[]; N];
+    for k in 0..N {
+        d[k] = &x[k].d[..n];
+    }
+    d
 }
 
 /// `Q8_0` rows; `PER` weight blocks share a scale of the activations.
@@ -78,7 +99,7 @@ fn q8_0<const N: usize, const PER: usize>(
     let ones = _mm256_set1_epi16(1);
     let mut acc = [_mm256_setzero_ps(); N];
     for i in 0..n {
-        let dw = f16s(w.map(|w| w[i].d));
+        let dw = f16s(|r| w[r][i].d);
         for k in 0..N {
             let x = load(&q[k][i]);
             let s = from_fn(|r| {
@@ -145,7 +166,7 @@ fn q2_k<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LAN
                 (s[k][r], m[k][r]) = p[k];
             }
         }
-        let (dw, dmin) = (f16s(w.map(|w| w[i].d)), f16s(w.map(|w| w[i].dmin)));
+        let (dw, dmin) = (f16s(|r| w[r][i].d), f16s(|r| w[r][i].dmin));
         for k in 0..N {
             acc[k] = with_minima(acc[k], (dw, s[k]), (dmin, m[k]), d[k][i]);
         }
@@ -236,7 +257,7 @@ fn q4_k<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; LAN
                 (s[k][r], m[k][r]) = p[k];
             }
         }
-        let (dw, dmin) = (f16s(w.map(|w| w[i].d)), f16s(w.map(|w| w[i].dmin)));
+        let (dw, dmin) = (f16s(|r| w[r][i].d), f16s(|r| w[r][i].dmin));
         for k in 0..N {
             acc[k] = with_minima(acc[k], (dw, s[k]), (dmin, m[k]), d[k][i]);
         }
@@ -275,7 +296,7 @@ fn q4_k_block<const N: usize>(
 
 /// The 8 scales and then the 8 minima of a `Q4_K` block (§6.5).
 #[target_feature(enable = "avx2")]
-pub(super) fn q4_k_scales(b: &Q4K) -> __m128i {
+pub(in super::super) fn q4_k_scales(b: &Q4K) -> __m128i {
     let [a, m, c] = from_fn(|i| u32::from_le_bytes(from_fn(|k| b.scales[4 * i + k])));
     let high = (c & 0x0f0f_0f0f) | ((a >> 2) & 0x3030_3030);
     let scales = u64::from(a & 0x3f3f_3f3f) | u64::from(high) << 32;
@@ -312,7 +333,7 @@ fn iq2_xxs<const N: usize>(rows: &[&[u8]; LANES], x: &[Quant<'_>; N]) -> [[f32; 
                 s[k][r] = p[k];
             }
         }
-        let dw = _mm256_mul_ps(f16s(w.map(|w| w[i].d)), eighth);
+        let dw = _mm256_mul_ps(f16s(|r| w[r][i].d), eighth);
         for k in 0..N {
             let scale = _mm256_mul_ps(dw, _mm256_set1_ps(d[k][i]));
             acc[k] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(add_up(s[k])), scale, acc[k]);
@@ -346,7 +367,7 @@ fn iq2_xxs_block<const N: usize>(
 
 /// `acc + (dw·Σs − dmin·Σm)·dx`.
 #[target_feature(enable = "avx2,fma")]
-fn with_minima(
+pub(in super::super) fn with_minima(
     acc: __m256,
     (dw, s): (__m256, [__m256i; LANES]),
     (dmin, m): (__m256, [__m256i; LANES]),
@@ -359,7 +380,7 @@ fn with_minima(
 
 /// Lane `r` = the sum of the lanes of `s[r]`. With shuffles: `hadd` is three instructions in one.
 #[target_feature(enable = "avx2")]
-fn add_up(s: [__m256i; LANES]) -> __m256i {
+pub(in super::super) fn add_up(s: [__m256i; LANES]) -> __m256i {
     let [a, b, c, d, e, f, g, h] = s;
     let twos = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let fours = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
