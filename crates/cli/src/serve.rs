@@ -27,6 +27,8 @@ use crate::{load, serve_log};
 const PREPARING_MAX: usize = 8;
 /// Bytes of sessions that may wait to be written.
 const WRITING_BYTES_MAX: u64 = 1 << 30;
+/// What a process hears that writes beyond its limit of file size; the same on all that have it.
+const SIGXFSZ: i32 = 25;
 
 /// The device was lost while serving: exit status 70.
 #[derive(Debug)]
@@ -237,6 +239,8 @@ fn bind_unix(path: &PathBuf) -> Result<UnixListener> {
 fn end_signal() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // Files that may not grow are an error of who writes them, not the end of the program.
+    drop(signal(SignalKind::from_raw(SIGXFSZ))?);
     let (first, asked) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
         let mut first = Some(first);
