@@ -73,16 +73,24 @@ thread_local! {
         RefCell::new(Scratch { panel: Box::new(Panel::ZERO), y: Vec::new() });
 }
 
-/// Asks for bytes that are needed soon, where there is a stable way to.
-fn ask_for(bytes: &[u8]) {
+/// Asks for values that are needed soon, where there is a stable way to: at once, or `later`, after
+/// more than the nearest cache holds.
+pub(super) fn ask_for<T>(values: &[T], later: bool) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    for at in (0..size_of_val(values)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        let line = values.as_ptr().cast::<i8>().wrapping_add(at);
         // SAFETY: a hint reads nothing, and every processor of the architecture has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        unsafe {
+            if later {
+                _mm_prefetch::<_MM_HINT_T1>(line);
+            } else {
+                _mm_prefetch::<_MM_HINT_T0>(line);
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
+    let _ = (values, later);
 }
 
 /// Computes the tile with `kernel`.
@@ -102,7 +110,7 @@ pub(super) unsafe fn panels(t: &Tile<'_>, kernel: &PanelKernel) {
                 // What is unpacked next comes from memory meanwhile: the processor's own prefetching
                 // does not see so many rows being read in small parts.
                 for row in &rows {
-                    ask_for(&row[end..(2 * end - begin).min(row.len())]);
+                    ask_for(&row[end..(2 * end - begin).min(row.len())], true);
                 }
                 // SAFETY: passed on to the caller.
                 unsafe {

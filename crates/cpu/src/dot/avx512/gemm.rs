@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use ds4_gguf::TensorType;
 
 use super::super::Tile;
-use super::super::panel::{COLS, Lanes, Panel, PanelKernel, ROWS, panels};
+use super::super::panel::{COLS, Lanes, Panel, PanelKernel, ROWS, ask_for, panels};
 use super::super::rows::quant;
 use super::{fill, load, load_ps, store_ps};
 use crate::acts::{ActForm, Quant};
@@ -139,13 +139,26 @@ fn fill<F: Format>(p: &mut Panel, rows: &Lanes<&[u8]>) {
 fn multiply<F: Format>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Lanes<f32>]) {
     let mut first = 0;
     while first < y.len() {
+        let after = first + TOKENS;
+        for k in after..y.len().min(after + TOKENS) {
+            ask_for_token(t, k, at);
+        }
         match y.len() - first {
             1 => tokens::<F, 1>(p, t, at, first, y),
             2 => tokens::<F, 2>(p, t, at, first, y),
             _ => tokens::<F, TOKENS>(p, t, at, first, y),
         }
-        first += TOKENS;
+        first = after;
     }
+}
+
+/// Asks for what token `k` has in the panel's columns. Rows of activations are a power of two
+/// apart: many of them fall on the same places of a cache, and none is near when its turn comes.
+fn ask_for_token(t: &Tile<'_>, k: usize, at: usize) {
+    let q = quant(t.x, t.form, t.toks.row(k));
+    let end = t.cols.min(at + COLS);
+    ask_for(&q.q[at..end], false);
+    ask_for(&q.sums[at / 16..end / 16], false);
 }
 
 /// Tokens `first..first + T`.
