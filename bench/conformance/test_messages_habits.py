@@ -173,6 +173,19 @@ def test_a_reminder_that_vanishes_costs_what_follows_it(claude):
     assert third["usage"]["cache_read_input_tokens"] >= whole(first), third["usage"]
 
 
+def test_a_found_tool_leaves_the_prompt_as_it_was(claude):
+    """Claude Code sends most tools only after a search for them, above all others by name."""
+    search = {"name": "search", "input_schema": {"type": "object"}}
+    weather = {"name": "get_weather", "input_schema": WEATHER["parameters"], "defer_loading": True}
+    first = message(claude, [SAY_HELLO], tools=[search])
+    found = told(content=[{"type": "tool_reference", "tool_name": "get_weather"}])
+    question = {"role": "user", "content": [found, {"type": "text", "text": "[weather]"}]}
+    second = message(claude, [SAY_HELLO, said(use(name="search")), question],
+                     tools=[weather, search])
+    assert second["usage"]["cache_read_input_tokens"] >= whole(first), second["usage"]
+    assert [b["name"] for b in second["content"] if b["type"] == "tool_use"] == ["get_weather"]
+
+
 def test_side_requests_leave_the_session_alone(claude):
     """Titles, summaries and subagents come between the turns."""
     system = "You are an agent with company. " * 150

@@ -230,3 +230,49 @@ fn what_cannot_be_served_is_named() {
         assert!(!error.message.contains('\n'));
     }
 }
+
+#[test]
+fn deferred_tools_are_told_where_they_are_found() {
+    let later = |name: &str| json!({"name": name, "input_schema": {}, "defer_loading": true});
+    let search = json!({"name": "search", "input_schema": {}});
+    let refer = |name: &str| json!({"type": "tool_reference", "tool_name": name});
+    let messages = json!([
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": [
+            {"type": "tool_use", "id": "s", "name": "search", "input": {}},
+        ]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "s", "content": [
+            refer("fetch"), refer("fetch"), refer("lost"),
+        ]}]},
+        {"role": "system", "content": [
+            {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "more"}},
+        ]},
+    ]);
+    let tools = json!([search, later("fetch"), later("more"), later("never")]);
+    let request = ok(json!({"messages": messages, "tools": tools}));
+    let names = |list: &[serde_json::Map<String, Value>]| {
+        list.iter().map(|f| f["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&request.conversation.tools), ["search"]);
+    assert_eq!(names(&request.found_tools), ["fetch", "more"]);
+    let told = |name: &str| {
+        format!(
+            "<function>{{\"name\":\"{name}\",\"description\":\"\",\"parameters\":{{}}}}</function>"
+        )
+    };
+    let said = &request.conversation.messages;
+    assert_eq!(said[2].content, format!("{}\n\nfetch\n\nlost", told("fetch")));
+    assert!(said[3].content.contains(&told("more")), "{}", said[3].content);
+
+    // Where nothing could find them, or one is demanded, they are declared as all others.
+    let server = json!({"type": "tool_search_tool_bm25_20251119", "name": "tool_search"});
+    for (tools, choice, shown) in [
+        (json!([later("a"), later("b")]), json!(null), &["a", "b"][..]),
+        (json!([later("a"), server, search]), json!(null), &["a", "search"]),
+        (json!([later("a"), search]), json!({"type": "tool", "name": "a"}), &["a", "search"]),
+    ] {
+        let request = ok(json!({"tools": tools, "tool_choice": choice}));
+        assert_eq!(names(&request.conversation.tools), shown);
+        assert!(request.found_tools.is_empty());
+    }
+}

@@ -46,7 +46,9 @@ pub(super) fn text(block: Fields<'_>, kind: &str, rules: Rules) -> Result<String
         "image" => Ok(unsupported_part("image")),
         "document" => document(block, rules),
         other if rules == Rules::Hosted => Err(unknown(other, &KNOWN)),
-        "search_result" => list(block.get("content"), &format!("{}.content", block.path()), rules),
+        "search_result" => {
+            list(block.get("content"), &format!("{}.content", block.path()), rules, &mut named)
+        }
         other => Ok(unsupported_part(other)),
     }
 }
@@ -67,7 +69,7 @@ fn document(block: Fields<'_>, rules: Rules) -> Result<String, RequestError> {
         match (source.str("type")?, source.get("data"), source.get("content")) {
             (Some("text"), Some(Value::String(text)), _) => return Ok(text.clone()),
             (Some("content"), _, content @ Some(_)) => {
-                return list(content, &format!("{path}.content"), rules);
+                return list(content, &format!("{path}.content"), rules, &mut named);
             }
             _ => {}
         }
@@ -76,11 +78,18 @@ fn document(block: Fields<'_>, rules: Rules) -> Result<String, RequestError> {
     Ok(format!("[Unsupported document type: {media_type}]"))
 }
 
-/// The content of a tool result: text, or blocks joined by blank lines.
+/// A tool that is referred to, by its name alone.
+fn named(name: &str) -> String {
+    name.to_owned()
+}
+
+/// The content of a tool result: text, or blocks joined by blank lines. What a reference to a tool
+/// reads as is told by `tool`.
 pub(super) fn list(
     content: Option<&Value>,
     path: &str,
     rules: Rules,
+    tool: &mut dyn FnMut(&str) -> String,
 ) -> Result<String, RequestError> {
     const IN_RESULTS: [&str; 4] = ["text", "image", "document", "tool_reference"];
     let blocks = match content {
@@ -98,7 +107,7 @@ pub(super) fn list(
             return Err(unknown(kind, &IN_RESULTS));
         }
         texts.push(match kind {
-            "tool_reference" => block.str("tool_name")?.unwrap_or_default().to_owned(),
+            "tool_reference" => tool(block.str("tool_name")?.unwrap_or_default()),
             kind => text(block, kind, rules)?,
         });
     }

@@ -23,7 +23,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     let list =
         body.array("messages")?.ok_or_else(|| RequestError::invalid("missing field `messages`"))?;
     let mut messages = turns::system(body, rules)?;
-    messages.extend(turns::convert(list, &declared.functions, rules, &mut warnings)?);
+    messages.extend(turns::convert(list, &mut declared, rules, &mut warnings)?);
     if rules == Rules::Lenient {
         continue_last(&mut messages, &mut reasoning);
     }
@@ -52,6 +52,7 @@ pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
         is_thinking_explicit: reasoning.is_explicit,
         stop,
         parallel_tool_calls,
+        found_tools: declared.found,
         stream: body.bool("stream")?.unwrap_or(false),
         warnings,
         ..Request::new(Api::Messages, model, conversation)
@@ -79,8 +80,28 @@ fn reasoning(
 #[derive(Default)]
 struct Declared {
     functions: Vec<Map<String, Value>>,
+    /// Functions that the client finds for the model as it needs them. At the start of the prompt,
+    /// where the others are declared, each one that is found would change all that follows.
+    deferred: Vec<Map<String, Value>>,
+    /// Those of them that were found.
+    found: Vec<Map<String, Value>>,
     /// Names of the tools that were left out.
     dropped: Vec<String>,
+}
+
+impl Declared {
+    /// What the model reads where the messages refer to a function: a deferred one in full, the
+    /// first time.
+    fn find(&mut self, name: &str) -> String {
+        let is = |f: &&Map<String, Value>| f.get("name").and_then(Value::as_str) == Some(name);
+        match self.deferred.iter().find(is) {
+            Some(function) if !self.found.iter().any(|f| is(&f)) => {
+                self.found.push(function.clone());
+                format!("<function>{}</function>", Value::Object(function.clone()))
+            }
+            _ => name.to_owned(),
+        }
+    }
 }
 
 /// The client's own tools as functions. Tools that a server would run have no schema; they are left
@@ -91,10 +112,17 @@ fn declared(
     warnings: &mut Vec<String>,
 ) -> Result<Declared, RequestError> {
     let mut declared = Declared::default();
-    for (i, tool) in body.array("tools")?.unwrap_or_default().iter().enumerate() {
+    let list = body.array("tools")?.unwrap_or_default();
+    let chosen = body.get("tool_choice").and_then(|choice| choice.get("name"));
+    let may_wait = rules == Rules::Lenient && can_defer(list);
+    for (i, tool) in list.iter().enumerate() {
         let path = format!("tools[{i}]");
         let tool = Fields::of(tool, &path)?;
+        let waits = may_wait && tool.bool("defer_loading")? == Some(true);
         match tool.str("type")? {
+            _ if waits && tool.get("name") != chosen => {
+                declared.deferred.push(function(tool, rules)?);
+            }
             None => declared.functions.push(function(tool, rules)?),
             Some(_) if rules == Rules::Lenient && tool.get("input_schema").is_some() => {
                 declared.functions.push(function(tool, rules)?);
@@ -115,6 +143,17 @@ fn declared(
         }
     }
     Ok(declared)
+}
+
+/// Whether functions may wait until they are found: not where a server would have to find them, nor
+/// where nothing else is there to find them with.
+fn can_defer(list: &[Value]) -> bool {
+    let waits = |tool: &Value| tool.get("defer_loading") == Some(&Value::Bool(true));
+    let is_search = |tool: &Value| {
+        let kind = tool.get("type").and_then(Value::as_str);
+        kind.is_some_and(|kind| kind.starts_with("tool_search_tool"))
+    };
+    list.iter().any(|tool| !waits(tool)) && !list.iter().any(is_search)
 }
 
 fn function(tool: Fields<'_>, rules: Rules) -> Result<Map<String, Value>, RequestError> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use ds4_text::{Arguments, Message, Role, ToolCall};
 use serde_json::{Map, Value};
 
-use super::blocks;
+use super::{Declared, blocks};
 use crate::content::{strip_billing_header, unsupported_part};
 use crate::fields::{Fields, wrong};
 use crate::{RequestError, Rules, limits};
@@ -56,10 +56,11 @@ fn system_blocks(list: &[Value], rules: Rules) -> Result<String, RequestError> {
     Ok(texts.join("\n\n"))
 }
 
-/// Converts the messages.
+/// Converts the messages. Deferred functions that they refer to are told to the model there, and
+/// are marked as found.
 pub(super) fn convert(
     list: &[Value],
-    functions: &[Map<String, Value>],
+    declared: &mut Declared,
     rules: Rules,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Message>, RequestError> {
@@ -71,7 +72,7 @@ pub(super) fn convert(
         return Err(RequestError::invalid(format!("messages: {n} messages; the limit is {max}")));
     }
     let mut turns =
-        Turns { rules, functions, messages: Vec::new(), open_calls: BTreeSet::new(), warnings };
+        Turns { rules, declared, messages: Vec::new(), open_calls: BTreeSet::new(), warnings };
     for (i, value) in list.iter().enumerate() {
         let path = format!("messages[{i}]");
         let message = Fields::of(value, &path)?;
@@ -101,7 +102,7 @@ pub(super) fn convert(
 
 struct Turns<'a> {
     rules: Rules,
-    functions: &'a [Map<String, Value>],
+    declared: &'a mut Declared,
     messages: Vec<Message>,
     /// Ids of the calls of the last message that have no results yet.
     open_calls: BTreeSet<String>,
@@ -162,7 +163,7 @@ impl Turns<'_> {
     /// Whether a block may name this tool.
     fn may_refer_to(&self, name: &str) -> bool {
         let is = |f: &Map<String, Value>| f.get("name").and_then(Value::as_str) == Some(name);
-        self.rules == Rules::Lenient || self.functions.iter().any(is)
+        self.rules == Rules::Lenient || self.declared.functions.iter().any(is)
     }
 
     fn push(&mut self, role: Role, text: impl Into<String>) -> &mut Message {
@@ -184,7 +185,7 @@ impl Turns<'_> {
         Ok(())
     }
 
-    fn system_parts(&self, i: usize, list: &[Value]) -> Result<String, RequestError> {
+    fn system_parts(&mut self, i: usize, list: &[Value]) -> Result<String, RequestError> {
         let mut texts = Vec::with_capacity(list.len());
         for (block_ix, block) in list.iter().enumerate() {
             let path = format!("messages[{i}].content[{block_ix}]");
@@ -202,6 +203,10 @@ impl Turns<'_> {
                         "messages.{i}.content.{block_ix}: `tool_addition` references unknown tool \
                          '{name}'"
                     )));
+                }
+                let text = self.declared.find(name);
+                if text != name {
+                    texts.push(text);
                 }
             } else {
                 texts.push(blocks::text(block, kind, self.rules)?);
@@ -276,7 +281,8 @@ impl Turns<'_> {
             }
         }
         let path = format!("{}.content", block.path());
-        let text = blocks::list(block.get("content"), &path, self.rules)?;
+        let mut tool = |name: &str| self.declared.find(name);
+        let text = blocks::list(block.get("content"), &path, self.rules, &mut tool)?;
         self.push(Role::Tool, text).call_id = Some(id.clone());
         answered.insert(id);
         Ok(())

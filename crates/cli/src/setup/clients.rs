@@ -20,8 +20,6 @@ pub(crate) enum Client {
 const NO_KEY: &str = "none";
 /// Time that a client waits for a long prompt: half an hour.
 const PATIENCE_MS: u32 = 1_800_000;
-/// The smallest window that Claude Code compacts for; a smaller one it warns of and takes for this.
-const CLAUDE_WINDOW_MIN: u32 = 100_000;
 
 impl Client {
     pub(super) fn recipe(self, facts: &Facts, home: &Path) -> Recipe {
@@ -37,7 +35,7 @@ impl Client {
 fn claude(facts: &Facts, home: &Path) -> Recipe {
     let path = home.join(".claude/ds4.settings.json");
     let key = facts.key.as_deref().unwrap_or(NO_KEY);
-    let mut settings = json!({"env": {
+    let settings = json!({"env": {
         "ANTHROPIC_BASE_URL": facts.url,
         "ANTHROPIC_AUTH_TOKEN": key,
         "ANTHROPIC_MODEL": MODEL,
@@ -47,18 +45,15 @@ fn claude(facts: &Facts, home: &Path) -> Recipe {
         "CLAUDE_CODE_SUBAGENT_MODEL": MODEL,
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": facts.ctx.to_string(),
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": (facts.ctx / 4).min(32_000).to_string(),
         "API_TIMEOUT_MS": PATIENCE_MS.to_string(),
     }});
-    if facts.ctx >= CLAUDE_WINDOW_MIN {
-        settings["env"]["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = facts.ctx.to_string().into();
-    }
     Recipe {
         run: format!("claude --settings {}", path.display()),
         path,
         content: Content::Whole(format!("{settings:#}\n")),
-        notes: "its own prompt has about 20000 tokens, and it knows no window below 100000: serve with \
-                --ctx 100000 or more",
+        notes: "its own prompt has about 20000 tokens: serve with --ctx 100000 or more",
     }
 }
 

@@ -63,8 +63,8 @@ fn files_are_written_and_found_as_they_should_be() {
     }
     let settings = json(&home.join(".claude/ds4.settings.json"));
     assert_eq!(settings["env"]["ANTHROPIC_BASE_URL"], "http://host:9");
-    // Claude Code warns of a window as small as this.
-    assert_eq!(settings["env"].get("CLAUDE_CODE_AUTO_COMPACT_WINDOW"), None);
+    // Of a model that it does not know it assumes a window of a million tokens.
+    assert_eq!(settings["env"]["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], "50000");
     let codex = fs::read_to_string(home.join(".codex/ds4.config.toml")).unwrap();
     let codex: toml::Table = codex.parse().unwrap();
     assert_eq!(codex["model_providers"]["ds4"]["base_url"].as_str(), Some("http://host:9/v1"));
