@@ -2,16 +2,16 @@
 //!
 //! The sums and their order are those of [`super::portable`]; sixteen of them are added up at once.
 //!
-//! Contains `unsafe`: loads.
+//! Contains `unsafe`: loads and stores.
 
 use std::arch::x86_64::{
     __m256, __m512, _mm256_castps_pd, _mm256_loadu_ps, _mm512_add_ps, _mm512_broadcast_f64x4,
     _mm512_castpd_ps, _mm512_castpd256_pd512, _mm512_castps_pd, _mm512_fmadd_ps,
-    _mm512_insertf64x4, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps,
-    _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpacklo_pd,
+    _mm512_insertf64x4, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_shuffle_ps, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpacklo_pd,
 };
 
-use super::{HEADS, LANES};
+use super::{HEADS, LANES, WIDTH};
 
 /// Rows computed together.
 const ROWS: usize = 4;
@@ -79,6 +79,62 @@ fn sums(acc: &[[__m512; 2]; HEADS]) -> [[f32; ROWS]; HEADS] {
         }
     }
     out
+}
+
+/// Adds the weighted rows to up to four heads; see [`super::portable::add_rows`].
+#[target_feature(enable = "avx512f")]
+pub(super) fn add_rows(sums: &mut [f32], rows: &[&[f32]], weights: &[&[f32]; HEADS]) {
+    let whole = rows[0].len() / WIDTH * WIDTH;
+    let pairs = whole / (2 * WIDTH) * (2 * WIDTH);
+    for at in (0..pairs).step_by(2 * WIDTH) {
+        add_pieces::<2>(sums, rows, weights, at);
+    }
+    if pairs < whole {
+        add_pieces::<1>(sums, rows, weights, pairs);
+    }
+}
+
+/// `V` pieces of [`WIDTH`] values from `at` on.
+#[target_feature(enable = "avx512f")]
+fn add_pieces<const V: usize>(
+    sums: &mut [f32],
+    rows: &[&[f32]],
+    weights: &[&[f32]; HEADS],
+    at: usize,
+) {
+    let (dim, k) = (rows[0].len(), rows.len());
+    let weights = [&weights[0][..k], &weights[1][..k], &weights[2][..k], &weights[3][..k]];
+    let mut acc = [[_mm512_setzero_ps(); V]; HEADS];
+    for (acc, sums) in acc.iter_mut().zip(sums.chunks_exact(dim)) {
+        for (acc, v) in acc.iter_mut().zip(sums[at..].as_chunks::<WIDTH>().0) {
+            *acc = load16(v);
+        }
+    }
+    for (j, row) in rows.iter().enumerate() {
+        let mut r = [_mm512_setzero_ps(); V];
+        for (r, v) in r.iter_mut().zip(row[at..at + V * WIDTH].as_chunks::<WIDTH>().0) {
+            *r = load16(v);
+        }
+        for h in 0..HEADS {
+            let w = _mm512_set1_ps(weights[h][j]);
+            for v in 0..V {
+                acc[h][v] = _mm512_fmadd_ps(w, r[v], acc[h][v]);
+            }
+        }
+    }
+    for (acc, sums) in acc.iter().zip(sums.chunks_exact_mut(dim)) {
+        for (acc, v) in acc.iter().zip(sums[at..].as_chunks_mut::<WIDTH>().0) {
+            // SAFETY: 64 writable bytes; the store needs no alignment.
+            unsafe { _mm512_storeu_ps(v.as_mut_ptr(), *acc) };
+        }
+    }
+}
+
+/// Sixteen values.
+#[target_feature(enable = "avx512f")]
+fn load16(v: &[f32; WIDTH]) -> __m512 {
+    // SAFETY: 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_ps(v.as_ptr()) }
 }
 
 /// Two rows' values.

@@ -81,7 +81,10 @@ pub(crate) fn add_rows(sums: &mut [f32], rows: &[&[f32]], weights: &[f32], strid
         match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::current` is one that this processor has.
-            Isa::Avx2 | Isa::Avx512 => unsafe { avx2::add_rows(block, rows, &weights) },
+            Isa::Avx2 => unsafe { avx2::add_rows(block, rows, &weights) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx512 => unsafe { avx512::add_rows(block, rows, &weights) },
             _ => portable::add_rows(block, rows, &weights),
         }
         for (sums, weights) in block.chunks_exact_mut(dim).zip(weights) {
