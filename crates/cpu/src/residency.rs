@@ -156,10 +156,10 @@ impl Tiers {
             Placement::new(file, &stacks, embd.is_some());
         if limit < least {
             return Err(Error::Unsupported(format!(
-                "a limit of {:.2} GiB for weights; this model needs {:.2}, of which {:.2} are read \
-                 for every token",
+                "a limit of {} GiB for weights; this model needs {}, of which {} are read for every \
+                 token",
                 gib(limit),
-                gib(least) + 0.01,
+                gib(least),
                 gib(kept)
             )));
         }
@@ -320,8 +320,11 @@ fn step_bytes(stacks: &[Stack], dims: &Dims, tokens: usize) -> u64 {
     stacks.iter().map(|s| s.bytes).max().unwrap_or(0) * n as u64
 }
 
+/// GiB, rounded up to hundredths, or to less for models that small.
 fn gib(bytes: u64) -> f64 {
-    bytes as f64 / (1u64 << 30) as f64
+    let gib = bytes as f64 / (1u64 << 30) as f64;
+    let parts = if gib < 1.0 { 1e5 } else { 1e2 };
+    (gib * parts).ceil() / parts
 }
 
 #[cfg(test)]
