@@ -167,6 +167,10 @@ pub(crate) struct ModelArgs {
     /// Read the whole model into memory before the first token
     #[arg(long)]
     pub warm_weights: bool,
+    /// Memory that weights may take, in GiB: experts beyond it are read from the file as they are
+    /// chosen [default: all weights, or three quarters of the free memory if they do not fit]
+    #[arg(long, value_name = "N", value_parser = ram_gb)]
+    pub ram_gb: Option<f64>,
     /// Accepted for compatibility: the CPU takes no lock
     #[arg(long)]
     pub no_lock: bool,
@@ -474,6 +478,11 @@ pub(crate) struct BenchArgs {
     /// Write machine, model and rows here as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Show what each part of the model costs at the last context length and what this machine
+    /// allows; write PREFIX.trace.json, a timeline for Perfetto or Chrome, and PREFIX.svg, a flame
+    /// graph
+    #[arg(long, value_name = "PREFIX")]
+    pub kernels: Option<PathBuf>,
     /// Add columns: latencies, bytes read per token, GB/s, share of the measured read bandwidth
     #[arg(long)]
     pub wide: bool,
@@ -489,6 +498,10 @@ pub(crate) struct BenchArgs {
 
 fn margin(text: &str) -> Result<f64, String> {
     float_in(text, 0.0, 1000.0)
+}
+
+fn ram_gb(text: &str) -> Result<f64, String> {
+    float_in(text, 0.001, 1_048_576.0)
 }
 
 fn steering_scale(text: &str) -> Result<f32, String> {

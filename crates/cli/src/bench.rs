@@ -4,17 +4,21 @@
 //! prefilled; then the sequence is marked, decodes greedily with the end token skipped, and is set
 //! back.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ds4_cpu::{Pool, speed};
-use ds4_engine::{Cancel, Dialogue, Sequence, argmax, per_second};
+use ds4_cpu::{CpuRunner, speed};
+use ds4_engine::{Cancel, Dialogue, Sequence, Snapshot, argmax, per_second};
 use ds4_model::memory::SeqPlan;
 use ds4_model::{ModelFile, Runner, TokenId, shapes, synthetic};
 use ds4_text::Tokenizer;
 
 use crate::bench_report::{Report, Row, Wide};
-use crate::load::{self, Loaded};
+use crate::kernel_files::{self, Recorded};
+use crate::kernels::{Known, Limits, Phase};
+use crate::load;
 use crate::machine::{self, Machine, gib};
 use crate::options::{Bench, Subject};
 use crate::{read_bytes, terminal};
@@ -25,31 +29,40 @@ const SEED: u64 = 1;
 /// Runs the command.
 pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
     let machine = Machine::look();
-    let loaded = open(options)?;
-    let cap = options.ctx_alloc;
-    loaded.plan(cap, "use a smaller --ctx-max")?;
-    let Loaded { mut runner, file, threads, .. } = loaded;
-    let runner = &mut *runner;
+    let (mut runner, file) = open(options)?;
+    let (threads, cap) = (runner.threads(), options.ctx_alloc);
+    let runner = &mut runner;
+    let step_bytes = ds4_cpu::step_bytes(&file.dims, runner.chunk_max());
+    load::plan(&*runner, step_bytes, cap, "use a smaller --ctx-max")?;
     let tokens = tokens(options, &file)?;
     let needed = *options.frontiers.last().expect("there is a first one") as usize;
     if tokens.len() < needed {
         let have = tokens.len();
         bail!("the prompt has {have} tokens, --ctx-max is {needed}: use a longer prompt file");
     }
-    let bandwidth = options.is_wide.then(|| speed::read_bandwidth(&Pool::new(threads)));
+    let is_measured = options.is_wide || options.kernels.is_some();
+    let bandwidth = is_measured.then(|| speed::read_bandwidth(runner.pool()));
     let mut report = Report::new(tool, options, &machine, &file, threads, bandwidth)?;
     let eos = load::tokenizer(&file.gguf).ok().map(|text| TokenId(text.specials().eos));
-    let mut bench = Walk { runner, seq: None, file: &file, eos, bandwidth };
+    let wide = bandwidth.filter(|_| options.is_wide);
+    let mut bench = Walk { runner, seq: None, file: &file, eos, wide, plain: [0.0; 2] };
     for &frontier in &options.frontiers {
         let prompt = &tokens[..frontier as usize];
+        let is_last = frontier as usize == needed;
+        let from = if is_last && options.kernels.is_some() { bench.snapshot()? } else { None };
         report.row(bench.measure(prompt, cap, options.gen_tokens)?)?;
+        if let (true, Some(prefix), Some(limit)) = (is_last, &options.kernels, bandwidth) {
+            let phases = bench.kernels(prompt, from, options.gen_tokens, (prefix, limit))?;
+            report.kernels(tool, phases)?;
+        }
     }
-    report.finish()
+    let residency = bench.runner.residency();
+    report.finish(tool, residency)
 }
 
-fn open(options: &Bench) -> Result<Loaded> {
+fn open(options: &Bench) -> Result<(CpuRunner, Arc<ModelFile>)> {
     let Subject::Synthetic { n_layer } = options.subject else {
-        return load::open(&options.model);
+        return load::open_cpu(&options.model, None);
     };
     let wanted = synthetic::flash_bytes(n_layer);
     // The context and the steps need their share, too.
@@ -70,7 +83,7 @@ fn open(options: &Bench) -> Result<Loaded> {
     }
     eprintln!("ds4: making {n_layer} layers of random weights, {}", gib(wanted));
     let file = ModelFile::new(synthetic::flash(n_layer, SEED)?, None)?;
-    load::start(file, &options.model)
+    load::start_cpu(file, &options.model, None)
 }
 
 /// The tokens to prefill.
@@ -114,14 +127,19 @@ fn splitmix(seed: u64, i: u32) -> u64 {
 
 /// A sequence on its way through the context lengths.
 struct Walk<'a> {
-    runner: &'a mut dyn Runner,
+    runner: &'a mut CpuRunner,
     seq: Option<Sequence>,
     file: &'a ModelFile,
     /// Skipped while decoding; a synthetic model has none.
     eos: Option<TokenId>,
-    /// Bytes per second, when wanted.
-    bandwidth: Option<f64>,
+    /// Bytes per second from memory, when more columns are wanted.
+    wide: Option<f64>,
+    /// Seconds of the last prefill and of the median token decoded after it.
+    plain: [f64; 2],
 }
+
+/// Tokens that are recorded one by one while decoding, at most.
+const RECORDED_MAX: usize = 16;
 
 impl Walk<'_> {
     /// Prefills up to the end of `prompt`, then decodes and goes back.
@@ -141,6 +159,7 @@ impl Walk<'_> {
         let kvcache_bytes = self.runner.save_seq(seq.id(), &mut std::io::sink())?;
         let latencies = self.decode(&mut seq, gen_tokens)?;
         self.seq = Some(seq);
+        self.plain = [prefill.as_secs_f64(), median(&latencies).as_secs_f64()];
         let new = prompt.len() - from;
         let generation = latencies.iter().sum();
         Ok(Row {
@@ -150,8 +169,94 @@ impl Walk<'_> {
             gen_tokens: latencies.len(),
             gen_tps: per_second(latencies.len(), generation),
             kvcache_bytes,
-            wide: self.bandwidth.map(|limit| self.wide(prompt.len(), prefill, latencies, limit)),
+            wide: self.wide.map(|limit| self.wide(prompt.len(), prefill, latencies, limit)),
         })
+    }
+
+    /// The present end, to begin a prefill again; `None` before the first.
+    fn snapshot(&mut self) -> Result<Option<Snapshot>> {
+        let seq = self.seq.as_ref();
+        Ok(seq.map(|seq| seq.snapshot(self.runner)).transpose()?)
+    }
+
+    /// Prefills to the end of `prompt` from an earlier end again and decodes some tokens, all of it
+    /// recorded; writes the files beginning with `prefix`.
+    fn kernels(
+        &mut self,
+        prompt: &[TokenId],
+        from: Option<Snapshot>,
+        n: usize,
+        (prefix, bandwidth): (&Path, f64),
+    ) -> Result<Vec<Phase>> {
+        let mut seq = self.seq.take().context("no context length was measured")?;
+        if let Some(snapshot) = from {
+            seq.restore(self.runner, snapshot)?;
+        } else {
+            let cap = seq.cap();
+            seq.close(self.runner);
+            seq = Sequence::open(self.runner, cap)?;
+        }
+        let (dims, from, end) = (&self.file.dims, seq.tokens().len(), prompt.len());
+        let calls = self.record(&mut seq, prompt, n)?;
+        let limits = &mut Limits::new(self.runner.pool(), bandwidth);
+        let row_macs = (from..end).map(|pos| read_bytes::row_macs(dims, pos)).sum();
+        let known = Known { row_bytes: 0, row_macs };
+        let plain = self.plain;
+        let mut phases =
+            vec![Phase::new("prefill", end - from, plain[0], &calls[0], known, limits)];
+        if let Some(token) = kernel_files::middle(&calls[1..]) {
+            let row_bytes = read_bytes::rows(dims, end);
+            let known = Known { row_bytes, row_macs: read_bytes::row_macs(dims, end) };
+            phases.push(Phase::new("decode", 1, plain[1], token, known, limits));
+        }
+        kernel_files::write(prefix, &calls, &phases)?;
+        Ok(phases)
+    }
+
+    /// Records a prefill to the end of `prompt`, then up to `n` single tokens.
+    fn record(
+        &mut self,
+        seq: &mut Sequence,
+        prompt: &[TokenId],
+        n: usize,
+    ) -> Result<Vec<Recorded>> {
+        let new = prompt.len() - seq.tokens().len();
+        let mut calls = Vec::new();
+        let name = format!("prefill of {new} tokens");
+        calls.push(self.recorded(name, |walk| {
+            seq.sync(walk.runner, prompt, &Cancel::default(), &mut |_| {})?;
+            Ok(())
+        })?);
+        let mut row = seq.logits().to_vec();
+        for ix in 0..n.min(RECORDED_MAX) {
+            let name = format!("token {ix}");
+            calls.push(self.recorded(name, |walk| walk.append_best(seq, &mut row))?);
+        }
+        Ok(calls)
+    }
+
+    fn recorded(
+        &mut self,
+        name: String,
+        f: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Recorded> {
+        self.runner.start_trace();
+        let start = Instant::now();
+        let done = f(self);
+        let seconds = start.elapsed().as_secs_f64();
+        let events = self.runner.stop_trace();
+        done.map(|()| Recorded { name, seconds, events })
+    }
+
+    /// Appends the most probable token that is not the end; `row` becomes what follows it.
+    fn append_best(&mut self, seq: &mut Sequence, row: &mut [f32]) -> Result<()> {
+        if let Some(eos) = self.eos {
+            row[eos.0 as usize] = f32::NEG_INFINITY;
+        }
+        let next = argmax(row)?;
+        seq.append(self.runner, &[next], 1)?;
+        row.copy_from_slice(seq.logits());
+        Ok(())
     }
 
     /// Decodes `n` tokens greedily and sets the sequence back; returns the time of each.
@@ -161,12 +266,7 @@ impl Walk<'_> {
         let mut row = seq.logits().to_vec();
         for _ in 0..n {
             let start = Instant::now();
-            if let Some(eos) = self.eos {
-                row[eos.0 as usize] = f32::NEG_INFINITY;
-            }
-            let next = argmax(&row)?;
-            seq.append(self.runner, &[next], 1)?;
-            row.copy_from_slice(seq.logits());
+            self.append_best(seq, &mut row)?;
             latencies.push(start.elapsed());
         }
         seq.restore(self.runner, snapshot).context("cannot go back to the context length")?;
@@ -194,6 +294,13 @@ impl Walk<'_> {
             bandwidth_share: rate / bandwidth,
         }
     }
+}
+
+/// The upper median; zero for none.
+fn median(times: &[Duration]) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

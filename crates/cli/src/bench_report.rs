@@ -5,9 +5,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use ds4_model::ModelFile;
+use ds4_model::{ModelFile, Residency};
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use crate::kernels::Phase;
+use crate::load;
 use crate::machine::{Machine, gib};
 use crate::options::{Bench, Subject};
 
@@ -63,6 +66,12 @@ struct Summary {
     model: Model,
     ctx_alloc: u32,
     rows: Vec<Row>,
+    /// What the parts cost at the last context length.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kernels: Vec<Phase>,
+    /// Which experts had to be read, where memory is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    residency: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -130,6 +139,8 @@ impl Report {
             },
             ctx_alloc: options.ctx_alloc,
             rows: Vec::new(),
+            kernels: Vec::new(),
+            residency: None,
         };
         let mut report = Self { csv, csv_name, json: options.json.clone(), summary };
         let wide = if options.is_wide { WIDE_HEADER } else { "" };
@@ -144,8 +155,27 @@ impl Report {
         Ok(())
     }
 
-    /// Writes the JSON file, if one was asked for.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Shows what the parts of the model cost.
+    pub(crate) fn kernels(&mut self, tool: &str, phases: Vec<Phase>) -> Result<()> {
+        let out = &mut io::stderr().lock();
+        for phase in &phases {
+            phase.write(tool, out).context("cannot write to stderr")?;
+        }
+        self.summary.kernels = phases;
+        Ok(())
+    }
+
+    /// Says which experts had to be read, and writes the JSON file, if one was asked for.
+    pub(crate) fn finish(mut self, tool: &str, residency: Option<Residency>) -> Result<()> {
+        if let Some(all) = residency {
+            eprintln!("{tool}: {}", load::residency_line(&all));
+            self.summary.residency = Some(json!({
+                "limit_bytes": all.limit_bytes, "kept_bytes": all.kept_bytes,
+                "expert_bytes": all.expert_bytes, "hits": all.hits, "misses": all.misses,
+                "hit_rate": all.hit_rate(), "read_bytes": all.read_bytes,
+                "evictions": all.evictions,
+            }));
+        }
         let Some(path) = self.json else { return Ok(()) };
         let text = serde_json::to_string_pretty(&self.summary)? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use ds4_engine::{
     AnswerReader, Cancel, Dialogue, Generated, Request, Sampling, Session, StopStrings, stop_ids,
 };
-use ds4_model::TokenId;
+use ds4_model::{Residency, TokenId};
 use ds4_text::parse::{Event, ParserOptions};
 use ds4_text::{BOS, Tokenizer};
 
@@ -39,6 +39,8 @@ pub(crate) struct Talk {
     cancel: Cancel,
     /// Answers so far: each has its own random stream.
     n_answers: u64,
+    /// How experts had been found when the last answer was reported.
+    residency: Residency,
 }
 
 impl Talk {
@@ -60,6 +62,7 @@ impl Talk {
             stops,
             cancel,
             n_answers: 0,
+            residency: Residency::default(),
         };
         talk.set_thinking(options.thinking);
         Ok(talk)
@@ -91,6 +94,15 @@ impl Talk {
         }
         self.set_thinking(self.thinking);
         Ok(())
+    }
+
+    /// Speeds of an answer, how its drafts fared, and which experts had to be read, to stderr.
+    pub(crate) fn report(&mut self, generated: &Generated) {
+        report(generated);
+        if let Some(now) = self.session.runner().residency() {
+            eprintln!("ds4: {}", load::residency_line(&now.since(self.residency)));
+            self.residency = now;
+        }
     }
 
     /// Puts a question, streams the answer and remembers both.
@@ -224,6 +236,6 @@ pub(crate) fn answer(options: &Chat, prompt: &Prompt) -> Result<()> {
     let mut talk = Talk::open(options)?;
     let (ids, thinks) = prompt_ids(&mut talk, &text)?;
     let generated = talk.reply(&ids, thinks, &mut AnswerWriter::stdout())?;
-    report(&generated);
+    talk.report(&generated);
     Ok(())
 }

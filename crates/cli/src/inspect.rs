@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
+use ds4_cpu::Placement;
 use ds4_gguf::{Array, Gguf, Value};
 use ds4_model::memory::SeqPlan;
 use ds4_model::{Class, Dims, ModelFile};
@@ -134,6 +135,12 @@ fn model_json(model: &ModelFile, contexts: &[u32]) -> Map<String, Json> {
     let read = read_bytes::weights(&model.weights, &model.dims);
     object.insert("bytes_read_per_token".to_owned(), json!(read));
     object.insert("contexts".to_owned(), Json::Array(contexts));
+    let place = Placement::of(model);
+    let placement = json!({
+        "kept_bytes": place.kept_bytes, "expert_bytes": place.expert_bytes,
+        "least_bytes": place.least_bytes, "full_bytes": place.full_bytes,
+    });
+    object.insert("placement".to_owned(), placement);
     object
 }
 
@@ -192,6 +199,19 @@ fn write_model(out: &mut dyn Write, model: &ModelFile, contexts: &[u32]) -> io::
     writeln!(out, "weights        {}", gib(model.tensor_bytes()))?;
     let read = read_bytes::weights(&model.weights, d);
     writeln!(out, "read per token {}", gib(read))?;
+    let Placement { kept_bytes, expert_bytes, least_bytes, full_bytes } = Placement::of(model);
+    writeln!(
+        out,
+        "memory         {} stay, {} of experts are read as chosen where --ram-gb or memory is less",
+        gib(kept_bytes),
+        gib(expert_bytes)
+    )?;
+    writeln!(
+        out,
+        "--ram-gb       at least {:.2}; from {:.2} on prompts are computed in full steps",
+        ceil_gib(least_bytes),
+        ceil_gib(full_bytes)
+    )?;
     writeln!(out, "\nclasses")?;
     for (class, n, bytes) in model.classes() {
         writeln!(out, "  {class:22} {n:>6} tensors {:>14}", gib(bytes))?;
@@ -202,6 +222,11 @@ fn write_model(out: &mut dyn Write, model: &ModelFile, contexts: &[u32]) -> io::
         writeln!(out, "  {tokens:>8} tokens {:>12}", gib(bytes))?;
     }
     Ok(())
+}
+
+/// GiB, rounded up to what the flag takes.
+fn ceil_gib(bytes: u64) -> f64 {
+    (bytes as f64 / (1u64 << 30) as f64 * 100.0).ceil() / 100.0
 }
 
 /// A JSON value for people: strings without quotes.

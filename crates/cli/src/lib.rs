@@ -16,6 +16,8 @@ mod eval;
 mod fault;
 mod imatrix;
 mod inspect;
+mod kernel_files;
+mod kernels;
 mod load;
 mod logits;
 mod machine;

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use ds4_cpu::{CpuOptions, CpuRunner};
+use ds4_cpu::{CpuOptions, CpuRunner, Placement};
 use ds4_gguf::Gguf;
-use ds4_model::{ModelFile, Numerics, Runner, Steering};
+use ds4_model::{ModelFile, Numerics, Residency, Runner, Steering};
 use ds4_text::Tokenizer;
 
-use crate::machine::{Machine, check_address_space, check_memory, gib};
+use crate::machine::{available_bytes, check_address_space, check_memory, gib};
 use crate::options::{Model, Source, SteeringFile};
 use crate::{demo, terminal};
 
@@ -21,8 +21,6 @@ pub(crate) struct Loaded {
     pub runner: Box<dyn Runner>,
     /// Its file.
     pub file: Arc<ModelFile>,
-    /// Threads it computes with.
-    pub threads: usize,
     /// Memory its steps take besides weights and sequences, at most.
     pub step_bytes: u64,
 }
@@ -30,13 +28,17 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// Refuses a sequence of `cap` tokens that does not fit into memory; says what it takes.
     pub(crate) fn plan(&self, cap: u32, advice: &str) -> Result<()> {
-        let bytes = self.runner.seq_bytes(cap);
-        check_memory(bytes + self.step_bytes, &format!("a context of {cap} tokens"), advice)?;
-        let step = gib(self.step_bytes);
-        let bytes = gib(bytes);
-        terminal::note(&format!("context: {cap} tokens, {bytes}, and at most {step} to compute"));
-        Ok(())
+        plan(&*self.runner, self.step_bytes, cap, advice)
     }
+}
+
+/// As [`Loaded::plan`], of a runner whose steps take `step_bytes`.
+pub(crate) fn plan(runner: &dyn Runner, step_bytes: u64, cap: u32, advice: &str) -> Result<()> {
+    let bytes = runner.seq_bytes(cap);
+    check_memory(bytes + step_bytes, &format!("a context of {cap} tokens"), advice)?;
+    let (bytes, step) = (gib(bytes), gib(step_bytes));
+    terminal::note(&format!("context: {cap} tokens, {bytes}, and at most {step} to compute"));
+    Ok(())
 }
 
 /// Opens the container alone.
@@ -95,9 +97,8 @@ pub(crate) fn open_file(model: &Model) -> Result<ModelFile> {
 /// Prepares the backend for a checked model.
 pub(crate) fn start(file: ModelFile, model: &Model) -> Result<Loaded> {
     let (runner, file) = start_cpu(file, model, None)?;
-    let threads = runner.threads();
     let step_bytes = ds4_cpu::step_bytes(&file.dims, runner.chunk_max());
-    Ok(Loaded { runner: Box::new(runner), file, threads, step_bytes })
+    Ok(Loaded { runner: Box::new(runner), file, step_bytes })
 }
 
 /// Address space that a model takes at most before its first step: threads with their stacks and
@@ -114,36 +115,70 @@ fn fixed_bytes(file: &ModelFile, options: &CpuOptions) -> u64 {
     OTHER + THREAD * n_threads as u64 + TOKEN * file.dims.n_vocab as u64 + step
 }
 
-fn start_cpu(
+/// As [`start`], with the concrete runner.
+pub(crate) fn start_cpu(
     file: ModelFile,
     model: &Model,
     numerics: Option<Numerics>,
 ) -> Result<(CpuRunner, Arc<ModelFile>)> {
-    if model.is_warm {
-        warm(&file)?;
-    }
     let mtp = if file.has_mtp() { ", MTP block" } else { "" };
     let bytes = gib(file.tensor_bytes());
     terminal::note(&format!("model: {}, {bytes}{mtp}", file.description));
-    let (weights, memory) = (file.tensor_bytes(), Machine::look().memory_bytes);
-    if weights > memory {
-        let memory = gib(memory);
-        terminal::note(&format!(
-            "note: larger than this machine's {memory}: read from disk as needed"
-        ));
-    }
     let own = file.dims.profile_g();
     if numerics.is_none() && own != Numerics::PROFILE_G {
         terminal::note("note: computing without the roundings whose blocks do not fit this shape");
     }
     let numerics = numerics.unwrap_or(own);
     let threads = model.threads.unwrap_or(0);
-    let options = CpuOptions { threads, numerics, ..CpuOptions::default() };
+    let weights_bytes_max = weights_bytes_max(&file, model.ram_bytes);
+    let options = CpuOptions { threads, numerics, weights_bytes_max, ..CpuOptions::default() };
     check_address_space(fixed_bytes(&file, &options), "running the model")?;
     let file = Arc::new(file);
-    let runner = CpuRunner::new(&file, &options)?;
+    let runner = CpuRunner::new(&file, &options).map_err(|error| match model.ram_bytes {
+        Some(_) => anyhow::Error::from(error).context("--ram-gb"),
+        None => error.into(),
+    })?;
+    match runner.residency() {
+        Some(tiers) => note_tiers(&tiers, runner.chunk_max()),
+        None if model.is_warm => warm(&file)?,
+        None => {}
+    }
     terminal::note(&format!("backend: CPU, {} threads", runner.threads()));
     Ok((runner, file))
+}
+
+/// Bytes of weights that may be in memory: as asked for, else three quarters of what is free where
+/// that and the space to compute do not hold all of them; `None` for all.
+pub(crate) fn weights_bytes_max(file: &ModelFile, wanted: Option<u64>) -> Option<u64> {
+    if wanted.is_some() || !file.gguf.is_mapped_file() {
+        return wanted;
+    }
+    let step = ds4_cpu::step_bytes(&file.dims, CpuOptions::default().chunk_max);
+    let free = available_bytes();
+    if file.tensor_bytes().saturating_add(step) <= free {
+        return None;
+    }
+    // A machine that is smaller still is not refused: the system reads what it has to drop.
+    Some((free / 4 * 3).max(Placement::of(file).least_bytes))
+}
+
+fn note_tiers(tiers: &Residency, chunk: usize) {
+    let (limit, kept) = (gib(tiers.limit_bytes), gib(tiers.kept_bytes));
+    let rest = gib(tiers.limit_bytes - tiers.kept_bytes);
+    terminal::note(&format!(
+        "memory: weights may take {limit}: {kept} stay, {rest} hold the experts used last; others \
+         are read from the file, steps take {chunk} tokens"
+    ));
+}
+
+/// How experts were found, for people.
+pub(crate) fn residency_line(part: &Residency) -> String {
+    format!(
+        "experts: {:.1}% of {} in memory, {} read",
+        part.hit_rate() * 100.0,
+        part.hits + part.misses,
+        gib(part.read_bytes)
+    )
 }
 
 /// Reads every page of the weights once, so that the first tokens need not wait for the disk.

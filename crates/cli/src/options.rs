@@ -130,6 +130,8 @@ pub(crate) struct Model {
     pub threads: Option<usize>,
     /// Read all weights before the first token.
     pub is_warm: bool,
+    /// Bytes of weights that may be in memory; `None` to choose by what is free.
+    pub ram_bytes: Option<u64>,
     /// How to steer it.
     pub steering: Option<SteeringFile>,
 }
@@ -221,6 +223,8 @@ pub(crate) struct Bench {
     pub json: Option<PathBuf>,
     /// More columns.
     pub is_wide: bool,
+    /// Beginning of the names of files about the parts' costs.
+    pub kernels: Option<PathBuf>,
 }
 
 /// What a bench runs on.
@@ -375,8 +379,17 @@ pub(crate) fn resolve_model(args: ModelArgs) -> Resolved<Model> {
         draft_max: if may_draft { usize::from(args.mtp_draft) } else { 0 },
         threads: args.threads.map(usize::from),
         is_warm: args.warm_weights,
+        ram_bytes: args.ram_gb.map(ram_bytes),
         steering: resolve_steering(args.steering),
     })
+}
+
+/// GiB to bytes.
+fn ram_bytes(gib: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "at most 2^50, checked by clap")]
+    #[expect(clippy::cast_sign_loss, reason = "at least 0.001, checked by clap")]
+    let bytes = (gib * (1u64 << 30) as f64) as u64;
+    bytes
 }
 
 /// Without any scale the FFN is steered with 1.
@@ -443,6 +456,7 @@ fn resolve_bench(args: BenchArgs) -> Resolved<Bench> {
         csv: args.csv,
         json: args.json,
         is_wide: args.wide,
+        kernels: args.kernels,
     })
 }
 

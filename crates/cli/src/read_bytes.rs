@@ -59,6 +59,18 @@ pub(crate) fn rows(dims: &Dims, pos: usize) -> u64 {
     dims.ratios.iter().map(layer).sum::<usize>() as u64
 }
 
+/// Multiply-adds of attention for the token at position `pos`: every head with every row that it
+/// sees, once for the score and once for the sum.
+pub(crate) fn row_macs(dims: &Dims, pos: usize) -> u64 {
+    let rows = |&ratio: &usize| {
+        let raw = dims.window.min(pos + 1);
+        let visible = (pos + 1).checked_div(ratio).unwrap_or(0);
+        raw + if ratio == INDEXED_RATIO { visible.min(dims.index_top_k) } else { visible }
+    };
+    let rows: usize = dims.ratios.iter().map(rows).sum();
+    (2 * rows * dims.n_head * dims.head_dim) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +83,8 @@ mod tests {
         let indexed = 21 * ((128 + 512) * 512 + 8192 * 128);
         let dense = 20 * (128 + 256) * 512;
         assert_eq!(rows(&dims, 32_767), 4 * (2 * 128 * 512 + indexed + dense));
+        assert_eq!(row_macs(&dims, 0), 43 * 2 * 64 * 512);
+        let seen = 2 * 128 + 21 * (128 + 512) + 20 * (128 + 256);
+        assert_eq!(row_macs(&dims, 32_767), seen * 2 * 64 * 512);
     }
 }

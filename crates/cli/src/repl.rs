@@ -11,7 +11,7 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 
-use crate::chat::{Talk, report};
+use crate::chat::{self, Talk};
 use crate::options::{Chat, Thinking};
 use crate::terminal::AnswerWriter;
 use crate::{fault, load};
@@ -122,7 +122,7 @@ fn obey(talk: &mut Talk, line: &str, last: &mut Option<Generated>) -> Result<boo
 
 fn say(talk: &mut Talk, text: &str) -> Result<Generated> {
     let answer = talk.ask(text, &mut AnswerWriter::stdout())?;
-    report(&answer);
+    talk.report(&answer);
     Ok(answer)
 }
 
@@ -145,7 +145,7 @@ fn stats(talk: &Talk, last: Option<&Generated>) {
         eprintln!(
             "ds4: last prompt: {prompt} tokens, {cached} of them kept; first token: {ttft:.2} s"
         );
-        report(answer);
+        chat::report(answer);
     }
 }
 

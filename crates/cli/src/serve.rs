@@ -53,7 +53,10 @@ pub(crate) fn run(mut serve: Serve) -> Result<()> {
     let sockets = runtime.block_on(Sockets::bind(&serve))?;
     let file = load::open_file(&serve.model)?;
     let (ctx, ctx_total, parallel) = (serve.options.ctx, serve.ctx_total, serve.parallel);
-    let plan = plan(&file, Wanted { ctx, ctx_total, parallel })?;
+    let weights_bytes_max = load::weights_bytes_max(&file, serve.model.ram_bytes);
+    // Settled once: the plan below is made for it.
+    serve.model.ram_bytes = weights_bytes_max;
+    let plan = plan(&file, Wanted { ctx, ctx_total, parallel, weights_bytes_max })?;
     serve.options.requests_max = 2 * (plan.parallel + serve.queue_max) + 16;
     let store = serve.disk.as_ref().map(|disk| open_store(disk, &file, ctx)).transpose()?;
     let (worker, turns) = start_worker(&serve, file, &plan, store.clone())?;

@@ -103,6 +103,7 @@ mod tests {
         assert_eq!(all[4..], ["--model-rule=x=nothink", "--port=9000"]);
         let rest = added(config, &["--port", "1", "--api-key", "c", "--cors"]).unwrap();
         assert_eq!(rest, ["--host=::", "--model-rule=x=nothink"]);
+        assert_eq!(added("ram-gb = 4.5", &[]).unwrap(), ["--ram-gb=4.5"]);
     }
 
     #[test]

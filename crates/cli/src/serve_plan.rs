@@ -30,6 +30,8 @@ pub(crate) struct Wanted {
     pub ctx_total: usize,
     /// Sessions, if not as many as fit.
     pub parallel: Option<usize>,
+    /// Bytes of weights that may be in memory; `None` for all.
+    pub weights_bytes_max: Option<u64>,
 }
 
 /// Plans for a model on this machine.
@@ -46,13 +48,11 @@ fn settle(
     seq: &dyn Fn(u32) -> u64,
     free: u64,
 ) -> Result<Plan> {
-    let Wanted { ctx, ctx_total, parallel } = wanted;
-    // Weights are mapped: those that do not fit are read again and again, and the more of them stay
-    // in memory the better.
-    let resident = if weights < free { weights } else { free / 2 };
+    let Wanted { ctx, ctx_total, parallel, weights_bytes_max } = wanted;
+    let resident = weights_bytes_max.map_or(weights, |most| most.min(weights));
     if resident < weights {
-        let (weights, free) = (gib(weights), gib(free));
-        tracing::warn!("the weights take {weights}, {free} are free: they will be read from disk");
+        let (weights, resident) = (gib(weights), gib(resident));
+        tracing::warn!("{resident} of {weights} of weights stay in memory: others will be read");
     }
     let room = free.saturating_sub(resident).saturating_sub(step);
     let all = |n: usize| {
@@ -101,7 +101,8 @@ mod tests {
     /// A session of one GiB for each 1000 tokens, and one MiB besides.
     fn settled(parallel: Option<usize>, ctx_total: usize, free: u64) -> Result<Plan, String> {
         let seq = |cap: u32| (1 << 20) + u64::from(cap) * GIB / 1000;
-        let wanted = Wanted { ctx: 1000, ctx_total, parallel };
+        let weights_bytes_max = (free < 10 * GIB).then_some(free / 4 * 3);
+        let wanted = Wanted { ctx: 1000, ctx_total, parallel, weights_bytes_max };
         settle(wanted, 10 * GIB, GIB, &seq, free).map_err(|e| e.to_string())
     }
 
@@ -124,6 +125,6 @@ mod tests {
 
     #[test]
     fn weights_may_be_larger_than_memory() {
-        assert_eq!(settled(None, 0, 8 * GIB).unwrap().parallel, 1);
+        assert_eq!(settled(None, 0, 9 * GIB).unwrap().parallel, 1);
     }
 }
