@@ -116,10 +116,6 @@ impl<'a> Tile<'a> {
         &self.w[r * self.row_bytes..(r + 1) * self.row_bytes]
     }
 
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "kernels of eight rows are of other processors")
-    )]
     /// `L` rows from `first` on; past the last row, that one again.
     fn lanes<const L: usize>(&self, first: usize) -> [&'a [u8]; L] {
         let last = self.rows() - 1;

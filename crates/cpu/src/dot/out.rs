@@ -37,4 +37,13 @@ impl<'a> Out<'a> {
     pub(crate) fn set(&self, r: usize, t: usize, value: f32) {
         self.y[t * self.stride + self.row + r].store(value.to_bits(), Ordering::Relaxed);
     }
+
+    /// Writes rows from `r` on of token `t`.
+    #[inline]
+    pub(crate) fn set_rows(&self, r: usize, t: usize, values: &[f32]) {
+        let to = &self.y[t * self.stride + self.row + r..][..values.len()];
+        for (to, value) in to.iter().zip(values) {
+            to.store(value.to_bits(), Ordering::Relaxed);
+        }
+    }
 }

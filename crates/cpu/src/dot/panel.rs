@@ -120,9 +120,7 @@ pub(super) unsafe fn panels(t: &Tile<'_>, kernel: &PanelKernel) {
             }
             let n = (t.rows() - first).min(ROWS);
             for (k, y) in y.iter().enumerate() {
-                for (r, y) in y[..n].iter().enumerate() {
-                    t.out.set(first + r, k, *y);
-                }
+                t.out.set_rows(first, k, &y[..n]);
             }
         }
     });

@@ -27,11 +27,7 @@ pub(super) unsafe fn rows(t: &Tile<'_>, kernel: &RowKernel) {
     for first in (0..t.rows()).step_by(LANES) {
         let rows = t.lanes(first);
         let n = (t.rows() - first).min(LANES);
-        let put = |tok: usize, y: &[f32; LANES]| {
-            for (r, y) in y[..n].iter().enumerate() {
-                t.out.set(first + r, tok, *y);
-            }
-        };
+        let put = |tok: usize, y: &[f32; LANES]| t.out.set_rows(first, tok, &y[..n]);
         let x = |tok: usize| quant(t.x, t.form, t.toks.row(tok));
         let mut tok = 0;
         while let (Some(four), true) = (kernel.four, tok + 4 <= t.toks.n) {
