@@ -264,14 +264,15 @@ fn minima<const T: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 fn words<const X: usize>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Lanes<f32>]) {
     let cols = COLS.min(t.cols - at);
-    for (k, y) in y.iter_mut().enumerate() {
-        let q = quant(t.x, t.form, t.toks.row(k));
-        let mut x = [[0i16; 16]; COLS / 16];
-        for (x, q) in x.iter_mut().zip(q.q[at..at + cols].as_chunks::<16>().0) {
-            store(x, _mm256_cvtepi8_epi16(load16(q)));
-        }
-        let x = &x.as_flattened().as_chunks::<32>().0[..cols / 32];
-        for first in (0..ROWS / LANES).step_by(WORD_VECTORS) {
+    // Some rows at a time: what all tokens meet stays in the nearest cache.
+    for first in (0..ROWS / LANES).step_by(WORD_VECTORS) {
+        for (k, y) in y.iter_mut().enumerate() {
+            let q = quant(t.x, t.form, t.toks.row(k));
+            let mut x = [[0i16; 16]; COLS / 16];
+            for (x, q) in x.iter_mut().zip(q.q[at..at + cols].as_chunks::<16>().0) {
+                store(x, _mm256_cvtepi8_epi16(load16(q)));
+            }
+            let x = &x.as_flattened().as_chunks::<32>().0[..cols / 32];
             word_rows::<X>(p, x, &q.d[at / X..], first, y);
         }
     }
