@@ -68,13 +68,14 @@ pub fn convert_chat(body: &Value, rules: Rules) -> Result<Request, RequestError>
 }
 
 fn with_settings(
-    request: Request,
+    mut request: Request,
     body: Fields<'_>,
     rules: Rules,
 ) -> Result<Request, RequestError> {
     if body.unsigned("best_of")?.is_some_and(|n| n > 1) {
         return Err(RequestError::invalid("best_of: only 1 is supported"));
     }
+    settings::without_effect(body, &mut request.warnings);
     let (stream, include_usage) = settings::stream(body, rules)?;
     let beyond = if rules == Rules::Hosted { Beyond::Refused } else { Beyond::Lowered };
     Ok(Request {

@@ -117,6 +117,23 @@ pub(crate) fn sampling(body: Fields<'_>) -> Result<Sampling, RequestError> {
     })
 }
 
+/// Fields that are read by others and have no effect here: said, so that nobody waits for it.
+const WITHOUT_EFFECT: [&str; 5] =
+    ["logit_bias", "presence_penalty", "frequency_penalty", "functions", "function_call"];
+
+/// Warns of what the request demands in vain.
+pub(crate) fn without_effect(body: Fields<'_>, warnings: &mut Vec<String>) {
+    let demands = |value: &Value| match value {
+        Value::Null => false,
+        Value::Number(n) => n.as_f64() != Some(0.0),
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    };
+    let vain = WITHOUT_EFFECT.iter().filter(|name| body.get(name).is_some_and(demands));
+    warnings.extend(vain.map(|name| format!("{name}: has no effect here")));
+}
+
 /// Any integer is a seed; negative ones by their two's complement.
 pub(crate) fn seed(body: Fields<'_>) -> Result<Option<u64>, RequestError> {
     let Some(seed) = body.get("seed") else { return Ok(None) };

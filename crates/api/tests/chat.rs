@@ -83,6 +83,17 @@ fn thinking_is_what_the_request_says() {
 }
 
 #[test]
+fn demands_without_effect_are_named() {
+    let warnings = |change: Value| convert(change).unwrap().warnings;
+    let vain = json!({"logit_bias": {"5": -100}, "presence_penalty": 0.5, "functions": [{}]});
+    let said = warnings(vain);
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said.iter().all(|line| line.ends_with("has no effect here")), "{said:?}");
+    let nothing = json!({"logit_bias": {}, "frequency_penalty": 0, "function_call": null});
+    assert!(warnings(nothing).is_empty());
+}
+
+#[test]
 fn numbers_are_checked_and_limited() {
     let ok = |change: Value| convert(change).unwrap();
     assert_eq!(ok(json!({"max_tokens": 7})).max_tokens, Some(7));

@@ -16,6 +16,7 @@ mod messages;
 pub fn convert(body: &Value, rules: Rules) -> Result<Request, RequestError> {
     let body = Fields::of(body, "")?;
     let mut warnings = Vec::new();
+    settings::without_effect(body, &mut warnings);
     let model = settings::model(body)?;
     let reasoning = reasoning(body, &model, rules, &mut warnings)?;
     let thinking = reasoning.thinking;
