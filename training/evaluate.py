@@ -5,6 +5,7 @@ the most likely token at every answer position is the answer's: one pass per cas
 tied or several right answers are for the engine's own evaluation, not for this one.
 """
 import json
+import os
 from collections import defaultdict
 
 import numpy as np
@@ -72,11 +73,62 @@ def evaluate(model, path, device, dtype=torch.bfloat16, per_kind=lambda k: 64, b
     mode = Mode(dtype=dtype)
     result = {}
     for kind, cases in read_cases(path, per_kind).items():
+        if not cases:
+            continue
         rows = [r for g, w in batches(cases, budget) for r in score_batch(model, g, w, mode, device)]
         total = np.array(rows, float).sum(0)
         result[kind] = {"n": len(rows), "exact": round(total[0] / len(rows), 4),
                         "token": round(total[1] / max(1, total[2]), 4), "mtp": round(total[3] / max(1, total[4]), 4)}
     return result
+
+
+def value_at(prompt, answer, words):
+    """(k, position): the first answer token that gives the needle's value away, and where it stands in the prompt.
+
+    `words` are the ids of " is", " in" and " ".
+    """
+    is_, in_, space = words
+    for k in range(3, len(answer)):
+        if answer[k - 1] not in (is_, in_) or in_ in answer[k:k + 6]:
+            continue
+        k += answer[k] == space
+        want = answer[k - 3:k + 1]
+        found = [i for i in range(len(prompt) - 3) if prompt[i:i + 4] == want]
+        if len(found) == 1:
+            return k, found[0] + 3
+    return None
+
+
+@torch.no_grad()
+def recall_path(model, path, device, dtype, kind, count):
+    """Where recall succeeds or fails, over needle cases at the first token of the value.
+
+    mass: for each layer with an indexer, the share of attention that compressed rows get (best head); chosen:
+    how often the indexer chooses a row that holds the value; first: how often that token is predicted.
+    """
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "data/vocab.json"), encoding="utf-8") as f:
+        vocab = json.load(f)["tokens"]
+    words = [vocab.index(w) for w in ("\u0120is", "\u0120in", "\u0120")]
+    mass, chosen, first = [], [], []
+    for case in read_cases(path, lambda k: count if k == kind else 0)[kind]:
+        prompt, answer = case["prompt_ids"], case["answer_ids"]
+        spot = value_at(prompt, answer, words)
+        if spot is None:
+            continue
+        k, value = spot
+        ids = torch.tensor(prompt + answer)
+        ids = F.pad(ids, (0, -len(ids) % 128))[None].to(device)
+        mode = Mode(dtype=dtype, probe=[])
+        x, _, _ = model.trunk(ids, Rope(model.c, ids.shape[1], device).tables, mode)
+        at = len(prompt) + k - 1
+        best = model.logits(x[:, at:at + 1], mode).argmax(-1)
+        first.append(int(best) == answer[k])
+        mass.append([float(m[0, at].max()) for m, _ in mode.probe])
+        chosen.append([bool(rows[0, at, value // 4:value // 4 + 2].any()) for _, rows in mode.probe])
+    if not first:
+        return {}
+    return {"mass": np.mean(mass, 0).round(3).tolist(), "chosen": np.mean(chosen, 0).round(3).tolist(),
+            "first": round(float(np.mean(first)), 3)}
 
 
 @torch.no_grad()

@@ -64,6 +64,10 @@ class Mode:
     exact_ties: bool = False  # ties of the top-k go to the lower row, as the engine does
     index_loss: bool = False  # collect the indexer's distillation loss
     quant: object = None      # 0-dim tensor 0..1: share of a 4-bit rounding of the routed experts
+    window: object = None     # i64 [B]: tokens each sequence sees directly, at most the model's window (training)
+    free: object = None       # bool [B]: sequences that attend to every row all the same (training)
+    focus: object = None      # f32 [B,T]: weight of each position in the indexer's loss (training)
+    probe: object = None      # list that collects (rows' share of the attention [B,T,H], chosen rows [B,T,R])
 
 
 # ---------------------------------------------------------------- elementary operations
@@ -223,11 +227,16 @@ class Compressor(nn.Module):
         self.kv = nn.Parameter(torch.randn(width, c.n_embd) * c.n_embd ** -0.5)
         self.gate = nn.Parameter(torch.randn(width, c.n_embd) * 0.3 * c.n_embd ** -0.5)
         ape = torch.randn(ratio, width) * 0.3
-        if ratio == 4:  # start with channel groups that each favour one token of the window
-            slot = torch.arange(width) % dim * ratio // dim
-            ape += 2.0 * (slot[None] == torch.arange(ratio)[:, None])
+        if ratio == 4:
+            # The first half of the channels starts as a mean over the row's own four tokens (a key that matches
+            # wherever it stands), the second as four groups that each keep one token (a value that survives).
+            at = torch.arange(width) % dim
+            slot = (at - dim // 2).clamp_min(0) * ratio // (dim - dim // 2)
+            ape += 3.0 * ((slot[None] == torch.arange(ratio)[:, None]) & (at >= dim // 2))
+            ape[:, :dim] -= 1.5
         self.ape = nn.Parameter(ape)
-        self.norm = nn.Parameter(torch.ones(dim))
+        # Queries have no gain of their own: rows of gain 1 could not be told apart sharply enough to be chosen.
+        self.norm = nn.Parameter(torch.full((dim,), 2.0 if ratio == 4 else 1.0))
 
     def forward(self, x, cos, sin, dt):
         """x [B,T,D] -> rows [B,T/r,dim], f32, normed and rotated at the window's first position."""
@@ -311,7 +320,10 @@ class Attention(nn.Module):
         if not mode.sparse or score.shape[-1] <= self.c.index_top_k:
             return score, seen
         masked = torch.where(seen, score.detach(), -torch.inf)
-        return score, seen & top_rows(masked, self.c.index_top_k, mode.exact_ties)
+        chosen = top_rows(masked, self.c.index_top_k, mode.exact_ties)
+        if mode.free is not None:
+            chosen = chosen | mode.free[:, None, None]
+        return score, seen & chosen
 
     def forward(self, x, tables, mode):
         """x [B,T,D] normed -> ([B,T,D], indexer loss)."""
@@ -328,6 +340,8 @@ class Attention(nn.Module):
         block = torch.arange(n, device=x.device)[:, None, None]
         ok = (j > i) & (j <= i + CHUNK) & ((block > 0) | (j >= CHUNK))        # [n,128,256]
         ok, score, seen = ok[None].expand(b, -1, -1, -1), None, None
+        if mode.window is not None:
+            ok = ok & (j > i + CHUNK - mode.window[:, None, None, None])
         if self.ratio:
             rows = self.comp(x, cos, sin, dt)
             if mode.sim:
@@ -348,22 +362,28 @@ class Attention(nn.Module):
         e = torch.exp(s - top)
         p = e / (e.sum(-1, keepdim=True) + torch.exp(sink - top))
         o = torch.bmm(p.to(dt).flatten(1, 2), kb).float().view(b, t, c.n_head, c.head_dim)
-        loss = self.index_loss(p, score, seen, b, t) if score is not None and mode.index_loss else x.new_zeros(())
+        loss = x.new_zeros(())
+        if score is not None and mode.index_loss:
+            loss = self.index_loss(p, score, seen, x.new_ones(b, t).float() if mode.focus is None else mode.focus)
+        if mode.probe is not None and self.index is not None:
+            mode.probe.append((p[..., 2 * CHUNK:].sum(-1).view(b, t, -1), seen))
         o = rope(o, cos[:, None], -sin[:, None]).view(b, t, c.n_out_group, -1).to(dt)
         wa = self.out_a.to(dt).unflatten(0, (c.n_out_group, c.out_rank))
         low = torch.einsum("btgi,goi->btgo", o, wa).flatten(-2)
         return linear(low, self.out_b, dt), loss
 
     @staticmethod
-    def index_loss(p, score, seen, b, t):
-        """KL(attention over compressed rows || softmax of the index scores), mean over tokens with rows."""
-        p = p.detach()[..., 2 * CHUNK:].mean(2).view(b, t, -1)
-        mass = p.sum(-1, keepdim=True)
-        p = p / mass.clamp_min(1e-9)
+    def index_loss(p, score, seen, focus):
+        """KL(attention over compressed rows || softmax of the index scores), mean over positions.
+
+        Each position counts by its focus and by the share of its attention that rows get: where rows are
+        needed, the scores have to be right. Only the indexer learns from it: p is taken as given.
+        """
+        p = p.detach()[..., 2 * CHUNK:].mean(2).view(*focus.shape, -1)
+        mass = p.sum(-1, keepdim=True).clamp_min(1e-9)
         logq = torch.log_softmax(score.masked_fill(~seen, -1e30), -1)
-        kl = (p * (p.clamp_min(1e-9).log() - logq)).masked_fill(~seen, 0).sum(-1)
-        have = seen.any(-1)
-        return (kl * have).sum() / have.sum().clamp_min(1)
+        kl = (p * ((p / mass).clamp_min(1e-9).log() - logq)).masked_fill(~seen, 0).sum(-1)
+        return (kl * focus).sum() / focus.sum().clamp_min(1e-6)
 
 
 # ---------------------------------------------------------------- experts

@@ -15,15 +15,16 @@ WAIT_SECONDS = 180  # for the first shard of a build.py started beside the train
 class Shards:
     """Endless batches of one sequence length from DIR/T{len}/shard_*.tok.npy (+ .wt.npy).
 
-    A thread reads ahead. Every shard is read once in random order before any is read again;
-    shards that appear later are taken first.
+    A thread reads ahead. Shards are read in the order of their numbers, because the mixture changes along it,
+    and none a second time while another has been read less. `reads` (name -> times) carries over from an
+    earlier reader.
     """
 
-    def __init__(self, root, length, batch, seed, device, ahead=6):
+    def __init__(self, root, length, batch, seed, device, reads=None, ahead=6):
         self.dir = os.path.join(root, f"T{length}")
         self.length, self.batch, self.device = length, batch, device
         self.rng = np.random.default_rng(seed)
-        self.reads, self.sequences = {}, 0
+        self.reads, self.sequences = {} if reads is None else reads, 0
         self.queue = queue.Queue(ahead)
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -35,9 +36,8 @@ class Shards:
                 raise FileNotFoundError(f"no shards in {self.dir}: run data/build.py first")
             time.sleep(0 if names else 1)
             waited += 1
-        least = min(self.reads.get(n, 0) for n in names)
-        name = self.rng.choice([n for n in names if self.reads.get(n, 0) == least])
-        self.reads[name] = least + 1
+        name = min(names, key=lambda n: (self.reads.get(n, 0), n))
+        self.reads[name] = self.reads.get(name, 0) + 1
         tok = np.load(name)
         return tok, np.load(name.replace(".tok.npy", ".wt.npy"))
 

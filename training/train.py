@@ -5,13 +5,15 @@
 The plan gives the whole training as phases by training seconds (compilation not counted); each call goes on
 from STATE (full precision, optimiser included), trains until its wall time or the plan's end, scores the
 held-out cases and writes OUT/nano.ckpt (weights f16), OUT/log.jsonl and OUT/eval.jsonl. --resume starts from a
-checkpoint without optimiser state and re-warms the learning rate.
+checkpoint without optimiser state and re-warms the learning rate. --finish S stretches or squeezes the plan so
+that its second S is reached as the wall time ends.
 """
 import argparse
 import json
 import os
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -22,16 +24,28 @@ from shards import Shards
 
 
 MIN_LEFT = 120  # seconds of wall time under which no further phase is started: compiling would eat them
+COMPILING = 50  # seconds that --finish sets aside for each phase still to be started
 
 
 class Plan:
-    """Phases [{"seconds","length","batch","sparse","graph"}] and the learning-rate shape over all of them."""
+    """Phases [{"seconds","length","batch","sparse","free","graph"}], views and the learning-rate shape over them.
+
+    `free` is the share of a sparse phase's sequences that attend to every row, so that the indexer goes on
+    learning about rows it does not choose. Views [[until, share, low, high]] narrow the sliding window: a
+    `share` of the sequences has the model's own, the others one between `low` and `high` tokens. What a
+    narrow window hides has to come out of compressed rows, which short texts would otherwise never need.
+    """
 
     def __init__(self, spec):
         self.phases, self.lr = spec["phases"], spec["lr"]
         self.total = sum(p["seconds"] for p in self.phases)
         self.quant = spec["quant"]                             # [from, to]: share of 4-bit rounding rises 0 -> 1
         self.mtp, self.index = spec.get("mtp_weight", 0.3), spec.get("index_weight", 0.1)
+        self.views = spec.get("views", [])
+
+    def view(self, clock):
+        """(share of full windows, lowest, highest width) in force."""
+        return next((tuple(v[1:]) for v in self.views if clock < v[0]), (1.0, 1, 1))
 
     def phase(self, clock):
         """The phase in force, or None when the plan is done."""
@@ -113,7 +127,10 @@ class Stepper:
 
     def __init__(self, run, data, tables, mode, length, graph):
         self.run, self.data, self.args, self.length = run, data, (tables, mode), length
-        self.batch = data.batch
+        self.batch, self.mode = data.batch, mode
+        self.rng = np.random.default_rng(run.step + length)
+        mode.window = torch.full((data.batch,), run.model.c.window, device=run.dev)
+        mode.free = torch.zeros(data.batch, dtype=torch.bool, device=run.dev) if mode.sparse else None
         self.total = torch.zeros(5, device=run.dev)
         self.loads = None
         self.tok, self.wt = data.next()
@@ -122,7 +139,7 @@ class Stepper:
         if graph:
             stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(3):
+            for _ in range(3 if graph else 1):
                 self._step()
         if graph:
             torch.cuda.current_stream().wait_stream(stream)
@@ -144,6 +161,7 @@ class Stepper:
 
     def _step(self, keep_grad=False):
         run, (tables, mode) = self.run, self.args
+        mode.focus = self.wt[:, 1:self.length + 1] + 0.02
         loss, parts, self.loads = losses(run.model, self.tok, self.wt, tables, mode, run.plan, self.length)
         loss.backward()
         run.opt.step()
@@ -153,7 +171,17 @@ class Stepper:
             for p in run.model.parameters():
                 p.grad = None
 
-    def go(self):
+    def draw(self, view, free):
+        """Each sequence's window and freedom for the coming step."""
+        share, low, high = view
+        width = np.exp(self.rng.uniform(np.log(low), np.log(high + 1), self.batch)).astype(np.int64)
+        width[self.rng.random(self.batch) < share] = self.run.model.c.window
+        self.mode.window.copy_(torch.from_numpy(width), non_blocking=True)
+        if self.mode.free is not None:
+            self.mode.free.copy_(torch.from_numpy(self.rng.random(self.batch) < free), non_blocking=True)
+
+    def go(self, view, free):
+        self.draw(view, free)
         tok, wt = self.data.next()
         if self.graph is None:
             self.tok, self.wt = tok, wt
@@ -182,7 +210,8 @@ class Run:
         self.dtype = torch.bfloat16 if self.dev == "cuda" else torch.float32
         torch.set_float32_matmul_precision("high")
         self.model = Nano(Config()).to(self.dev)
-        self.clock, self.cold, self.brake = 0.0, 0.0, 1.0
+        self.clock, self.cold, self.brake, self.rate = 0.0, 0.0, 1.0, 1.0
+        self.reads, self.scored = {}, time.time()
         self.step = self.tokens = 0
         self.opt = Optimiser(self.model)
         self.share = torch.zeros((), device=self.dev)
@@ -197,6 +226,7 @@ class Run:
             self.model.load_state_dict(s["model"])
             self.opt.load(s["opt"])
             self.clock, self.cold, self.step, self.tokens = s["at"]
+            self.reads = s["reads"]
         elif o.resume:
             s = torch.load(o.resume, map_location=self.dev, weights_only=True)
             self.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in s["model"].items()})
@@ -204,7 +234,8 @@ class Run:
 
     def save(self):
         at = (self.clock, self.cold, self.step, self.tokens)
-        torch.save({"model": self.model.state_dict(), "opt": self.opt.state(), "at": at}, self.o.state + ".part")
+        torch.save({"model": self.model.state_dict(), "opt": self.opt.state(), "at": at, "reads": {k: dict(v) for k, v in self.reads.items()}},
+                   self.o.state + ".part")
         os.replace(self.o.state + ".part", self.o.state)
         checkpoint(self.model, os.path.join(self.o.out, "nano.ckpt"), {"at": at})
 
@@ -234,17 +265,18 @@ class Run:
         stepper = self.ready(phase, mode, tables)
         taken, snapshot = self.clock, [t.clone() for t in self.live()]
         last = self.sync()
+        self.set_pace(phase, deadline - last)
         print(f"phase {phase}: ready after {last - self.start:.0f} s", flush=True)
         while True:
             factor = self.set_rates()
             stepper.total.zero_()
             for _ in range(o.log_every):
-                stepper.go()
+                stepper.go(self.plan.view(self.clock), phase.get("free", 0.0))
             self.step += o.log_every
             self.tokens += o.log_every * stepper.batch * length
             now = self.sync()
             took, last = now - last, now
-            self.clock += took
+            self.clock += took * self.rate
             self.cold += took
             if not self.write_row(stepper, factor, took, length):
                 print("the loss is not a number: back to the last snapshot, at half the rate", flush=True)
@@ -253,18 +285,31 @@ class Run:
                     live.copy_(kept)
             elif self.clock > taken + 60:
                 taken, snapshot = self.clock, [t.clone() for t in self.live()]
+            if now > self.scored + o.score_every:
+                self.quick(length)
+                last = self.scored = self.sync()
             if now > deadline:
                 stepper.close()
                 return False
-            if self.plan.phase(self.clock) is not phase:
+            if self.plan.phase(self.clock) is not phase or 0 < self.o.finish <= self.clock:
                 stepper.close()
                 return True
+
+    def set_pace(self, phase, left):
+        """With --finish: plan seconds per second, so that the wanted one is reached as the wall time ends."""
+        if not self.o.finish:
+            return
+        ends = np.cumsum([p["seconds"] for p in self.plan.phases])
+        later = int((ends < self.o.finish).sum()) - self.plan.phases.index(phase)
+        self.rate = max(0.01, self.o.finish - self.clock) / max(20.0, left - 1 - COMPILING * later)
+        print(f"pace: {self.rate:.2f} plan seconds per second", flush=True)
 
     def ready(self, phase, mode, tables):
         """A stepper that has compiled and run; at half the batch if memory does not suffice."""
         for batch in (phase["batch"], phase["batch"] // 2):
             try:
-                data = Shards(self.o.data, phase["length"], batch, self.step, self.dev)
+                reads = self.reads.setdefault(phase["length"], {})
+                data = Shards(self.o.data, phase["length"], batch, self.step, self.dev, reads)
                 return Stepper(self, data, tables, mode, phase["length"], phase.get("graph", False))
             except torch.OutOfMemoryError as e:
                 print(f"out of memory at batch {batch}: {str(e)[:120]}", flush=True)
@@ -283,6 +328,31 @@ class Run:
             print(json.dumps(row), flush=True)
         return all(x == x for x in values)
 
+    def quick(self, length):
+        """A few held-out cases between steps, and how the long recall comes about."""
+        cases, t0 = os.path.join(self.o.data, "eval_cases.jsonl"), self.sync()
+        if not os.path.exists(cases):
+            return
+        torch.compiler.set_stance("force_eager")
+        try:
+            few = {"needle1k": 40, "tool": 60, "arith": 40, "copy": 30}
+            few |= {"needle4k": 24} if length >= 4096 else {}
+            few |= {"needle16k": 8} if length >= 16384 else {}
+            got = ev.evaluate(self.model, cases, self.dev, self.dtype, lambda k: few.get(k, 0), 1 << 15)
+            row = {k: v["exact"] for k, v in got.items()}
+            row |= ev.recall_path(self.model, cases, self.dev, self.dtype, "needle1k", 16)
+        except (RuntimeError, ValueError) as e:                # a score is no reason to lose a run
+            row = {"failed": str(e)[:200]}
+        finally:
+            torch.compiler.set_stance("default")
+        row = dict(step=self.step, clock=round(self.clock, 1), quick=row, took=round(self.sync() - t0, 1))
+        print(json.dumps(row), flush=True)
+        self.put("eval.jsonl", row)
+
+    def put(self, name, row):
+        with open(os.path.join(self.o.out, name), "a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+
     def score(self):
         """Held-out scores with the deployed numerics, uncompiled."""
         o, t0 = self.o, self.sync()
@@ -290,14 +360,13 @@ class Run:
         cases = os.path.join(o.data, "eval_cases.jsonl")
         out = {"step": self.step, "clock": round(self.clock, 1), "tokens": self.tokens}
         if os.path.exists(cases):
-            per = lambda k: 24 if "16k" in k else o.cases
+            per = lambda k: min(24, o.cases) if "16k" in k else o.cases
             out["cases"] = ev.evaluate(self.model, cases, self.dev, self.dtype, per)
         text = os.path.join(o.data, "heldout_text.tok.npy")
         if os.path.exists(text):
             out["text_nll"] = round(ev.text_loss(self.model, text, self.dev, self.dtype), 4)
         out["took"] = round(self.sync() - t0, 1)
-        with open(os.path.join(o.out, "eval.jsonl"), "a", encoding="utf-8") as f:
-            f.write(json.dumps(out) + "\n")
+        self.put("eval.jsonl", out)
         print(json.dumps(out), flush=True)
 
     def run(self):
@@ -305,8 +374,10 @@ class Run:
         phase = self.plan.phase(self.clock)
         while phase is not None and self.run_phase(phase, deadline):
             phase = self.plan.phase(self.clock)
-            if deadline - time.time() < MIN_LEFT:
+            if self.clock >= self.o.finish if self.o.finish else deadline - time.time() < MIN_LEFT:
                 break
+        if abs(self.clock - self.o.finish) < 5:
+            self.clock = self.o.finish
         self.save()
         self.log.flush()
         if self.dev == "cuda":
@@ -325,6 +396,8 @@ def main():
     a.add_argument("--cases", type=int, default=64, help="held-out cases per kind")
     a.add_argument("--log-every", type=int, default=10)
     a.add_argument("--print-every", type=int, default=20)
+    a.add_argument("--score-every", type=float, default=60, help="seconds between the short held-out scores")
+    a.add_argument("--finish", type=float, default=0, help="second of the plan to be reached with this run")
     a.add_argument("--no-compile", action="store_true")
     o = a.parse_args()
     os.makedirs(o.out, exist_ok=True)

@@ -78,10 +78,11 @@ class Maker:
         """One document of at most `room` tokens."""
         while True:
             ids, weights = getattr(self, f"_{family}")(room) if family in (
-                "text", "page", "echo", "needle") else self.encoder.example(
+                "text", "page", "echo", "pairs", "ledger", "needle") else self.encoder.example(
                     mixture.example(self.rng, family))
             if len(ids) <= room:
-                return ids, weights
+                scale = mixture.SCALE.get(family, 100)
+                return ids, weights if scale == 100 else [w * scale // 100 for w in weights]
 
     def _text(self, room):
         body = self.corpus.document(self.rng)
@@ -97,7 +98,7 @@ class Maker:
         ids = [self.encoder.bos]
         while len(ids) < room:
             ids += self.corpus.document(self.rng)
-        return ids[:room], [0] + [100] * (room - 1)
+        return ids[:room], [0] + [mixture.SCALE["text"]] * (room - 1)
 
     def _page(self, _room):
         e = self.encoder
@@ -127,14 +128,72 @@ class Maker:
                 break
         return ids, weights
 
+    def _pairs(self, room):
+        """Random keys with random values, stated once and asked for again and again."""
+        rng, e = self.rng, self.encoder
+        size = int(np.exp(rng.uniform(np.log(60), np.log(room)))) - 8
+        width = rng.choice((1, 1, 2, 3))
+        draw = lambda n: [rng.randrange(3 + 256, 4046) for _ in range(n)]
+        link = draw(rng.choice((0, 0, 1, 2)))
+        fresh = rng.uniform(0.1, 0.6)
+        known, ids, weights = [], [e.bos], [0]
+        while len(ids) + len(link) + width + 1 <= size:
+            again = len(known) > 3 and rng.random() > fresh
+            if not again:
+                known.append((draw(1), draw(width)))
+            key, value = rng.choice(known) if again else known[-1]
+            ids += key + link + value
+            weights += [0] * (1 + len(link)) + [100 if again else 0] * width
+        return ids, weights
+
+    def valued(self, text, value, plain=30):
+        """Ids of `text`, which ends with `value` and a full stop; what is before the value weighs `plain`."""
+        ids = self.encoder.text(text)
+        before = len(self.encoder.text(text[:text.rindex(value)].rstrip()))
+        return ids, [plain] * before + [100] * (len(ids) - before)
+
+    def _ledger(self, room):
+        """Facts, natural text between some of them, then the facts again in another order."""
+        rng, e, c = self.rng, self.encoder, self.corpus
+        size = int(np.exp(rng.uniform(np.log(200), np.log(room)))) - 40
+        facts = mixture.training_secrets(rng, max(3, int(size * rng.uniform(0.25, 0.5) / 13)))
+        gaps = rng.choice((0.0, 0.0, 0.2, 0.5))
+        ids, weights = [e.bos], [0]
+        for fact in facts:
+            if len(ids) > 0.7 * size:
+                break
+            if rng.random() < gaps:
+                start, end = c.haystack(rng, 120)
+                run = c.run(start, end)
+                ids += run
+                weights += [4] * len(run)
+            new = e.text(" " + fact[0])
+            ids += new
+            weights += [4] * len(new)
+        else:
+            fact = None
+        facts = facts[:facts.index(fact)] if fact else facts
+        asks, order = rng.random() < 0.4, []
+        for _ in range(4 * len(facts)):
+            if len(ids) > size:
+                break
+            order = order or rng.sample(facts, len(facts))
+            said, question, _, value, _ = order.pop()
+            new, wt = self.valued(f" {question} {value}." if asks else " " + said, value, 8)
+            ids += new
+            weights += wt
+        return ids, weights
+
     def _needle(self, room):
         """A long user turn with secrets in natural text and one or more questions."""
         rng, e, c = self.rng, self.encoder, self.corpus
-        room -= 330
-        size = room if rng.random() < 0.3 else int(
+        asked = 1 if rng.random() < 0.25 else rng.choice((2, 3, 4, 6, 8, 12, 16, 24))
+        asked = max(1, min(asked, (room - 300) // 70))
+        room -= 60 + 46 * asked + 24 * 4
+        size = room if rng.random() < 0.4 else int(
             np.exp(rng.uniform(np.log(120), np.log(max(room, 200)))))
-        secrets = mixture.pick_secrets(rng, rng.choice((1, 2, 4, 6, 8)))
-        start, end = c.haystack(rng, max(100, size - 14 * len(secrets)))
+        secrets = mixture.training_secrets(rng, asked + rng.choice((0, 1, 2, 3)))
+        start, end = c.haystack(rng, max(100, size))
         thinking = rng.random() < 0.4
         # At most one secret per place; the first and last sentences are joined as text.
         spots = sorted(rng.randrange(start + 1, end) for _ in secrets)
@@ -143,21 +202,24 @@ class Maker:
         ids += e.text((opening + "\n\n" if opening else "") + c.texts[start])
         at = start + 1
         for spot, secret in zip(spots, rng.sample(secrets, len(secrets))):
-            ids += c.run(at, spot) + e.cached(" " + secret[0])
+            ids += c.run(at, spot) + e.text(" " + secret[0])
             at = spot
         ids += c.run(at, end - 1)
-        weights = [0] * 2 + [15] * (len(ids) - 2)
-        asked = gen_lookup.needle_turns(rng, secrets)
+        weights = [0] * 2 + [4] * (len(ids) - 2)
         head = " " + c.texts[end - 1] + "\n\n"
-        for i, (said, question, answer, _, _) in enumerate(asked):
-            last = i == len(asked) - 1
-            think = thinking and last
+        for i, (said, question, answer, value, _) in enumerate(secrets[:asked]):
+            think = thinking and i == asked - 1
             new = ([] if i == 0 else [e.control[USER]]) + e.text(head + question)
             new += [e.control[ASSISTANT], e.control[THINK if think else END_THINK]]
-            reply = e.text(f"The text says: {said}") + [e.control[END_THINK]] if think else []
-            reply += e.text(answer) + [e.eos]
-            ids += new + reply
-            weights += [0] * len(new) + [100] * len(reply)
+            ids += new
+            weights += [0] * len(new)
+            if think:
+                new, wt = self.valued(f"The text says: {said}", value)
+                ids += new + [e.control[END_THINK]]
+                weights += wt + [50]
+            new, wt = self.valued(answer, value)
+            ids += new + [e.eos]
+            weights += wt + [50]
             head = ""
         return ids, weights
 

@@ -13,16 +13,18 @@ from base import held_out, join_turns
 
 # Share of tokens per family and window length; text also fills the rest of every window.
 SHARES = {
-    1024: {"text": 9, "page": 5, "echo": 3, "chat": 19, "math": 17, "task": 14, "lookup": 9,
-           "needle": 7, "tools": 20},
-    4096: {"text": 14, "page": 3, "echo": 5, "chat": 12, "math": 12, "task": 9, "lookup": 9,
-           "needle": 20, "tools": 19},
-    16384: {"text": 16, "page": 1, "echo": 8, "chat": 7, "math": 7, "task": 5, "lookup": 6,
-            "needle": 40, "tools": 10},
+    1024: {"text": 8, "page": 4, "pairs": 3, "ledger": 6, "echo": 4, "chat": 15, "math": 15, "task": 11, "lookup": 8,
+           "needle": 10, "tools": 22},
+    4096: {"text": 8, "page": 2, "pairs": 2, "ledger": 6, "echo": 4, "chat": 11, "math": 12, "task": 8, "lookup": 6,
+           "needle": 21, "tools": 22},
+    16384: {"text": 5, "page": 1, "pairs": 2, "ledger": 6, "echo": 5, "chat": 7, "math": 9, "task": 5, "lookup": 4,
+            "needle": 42, "tools": 14},
 }
-# The first shards of a run teach recall first: dense answers everywhere.
-WARM = {"text": 12, "page": 8, "echo": 22, "chat": 10, "math": 8, "task": 20, "lookup": 18,
-        "tools": 2}
+# The first shards of a run teach recall first: many answers, each out of what was said before.
+WARM = {"text": 7, "page": 3, "pairs": 16, "ledger": 20, "echo": 10, "chat": 5, "math": 6, "task": 7, "lookup": 8,
+        "needle": 10, "tools": 8}
+# Weight of a family's loss in percent: prose must not drown what there is a right answer for.
+SCALE = {"text": 40, "page": 40, "chat": 60}
 # How often a source's documents are taken, relative to their number.
 SOURCE_WEIGHTS = {"austen": 1.0, "alice29": 3.0, "asyoulik": 0.5, "plrabn12": 0.2, "devil": 0.4,
                   "elements": 1.0, "factbook": 1.0, "wordnet": 0.8, "python": 0.3, "rust": 0.3}
@@ -113,6 +115,17 @@ def pick_secrets(rng, count, heldout=False):
         chosen = gen_lookup.secrets(rng, count)
         if any(held_out("needle|" + s[4]) for s in chosen) == heldout:
             return chosen
+
+
+def training_secrets(rng, count):
+    """`count` needles none of which is held out, with different questions."""
+    chosen, seen = [], set()
+    while len(chosen) < count:
+        for secret in gen_lookup.secrets(rng, count - len(chosen)):
+            if secret[1] not in seen and not held_out("needle|" + secret[4]):
+                seen.add(secret[1])
+                chosen.append(secret)
+    return chosen
 
 
 def story_page(rng):
