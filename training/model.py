@@ -228,12 +228,14 @@ class Compressor(nn.Module):
         self.gate = nn.Parameter(torch.randn(width, c.n_embd) * 0.3 * c.n_embd ** -0.5)
         ape = torch.randn(ratio, width) * 0.3
         if ratio == 4:
-            # The first half of the channels starts as a mean over the row's own four tokens (a key that matches
-            # wherever it stands), the second as four groups that each keep one token (a value that survives).
+            # An attention row starts as four groups of channels that each keep one of its own tokens, so that
+            # a head can match a token and copy what stands beside it; an index row as their mean, so that a
+            # key matches wherever it stands. Lane A, the previous window, starts low.
+            kept = dim - c.rope_dim if dim == c.head_dim else 0
             at = torch.arange(width) % dim
-            slot = (at - dim // 2).clamp_min(0) * ratio // (dim - dim // 2)
-            ape += 3.0 * ((slot[None] == torch.arange(ratio)[:, None]) & (at >= dim // 2))
-            ape[:, :dim] -= 1.5
+            slot = torch.where(at < kept, at * ratio // max(1, kept), -1)
+            ape += 3.0 * (slot[None] == torch.arange(ratio)[:, None])
+            ape[:, :dim] = ape[:, :dim] * 0.1 - 1.5
         self.ape = nn.Parameter(ape)
         # Queries have no gain of their own: rows of gain 1 could not be told apart sharply enough to be chosen.
         self.norm = nn.Parameter(torch.full((dim,), 2.0 if ratio == 4 else 1.0))
