@@ -216,7 +216,7 @@ class Run:
         self.opt = Optimiser(self.model)
         self.share = torch.zeros((), device=self.dev)
         self._restore()
-        self.log = open(os.path.join(o.out, "log.jsonl"), "a", encoding="utf-8")
+        self.log = open(os.path.join(o.out, "log.jsonl"), "a", encoding="utf-8", buffering=1)
         print(f"{parameters_of(self.model)} parameters, clock {self.clock:.0f}/{self.plan.total} s", flush=True)
 
     def _restore(self):
@@ -288,6 +288,7 @@ class Run:
             if now > self.scored + o.score_every:
                 self.quick(length)
                 last = self.scored = self.sync()
+                self.set_pace(phase, deadline - last)
             if now > deadline:
                 stepper.close()
                 return False
