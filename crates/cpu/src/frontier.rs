@@ -4,13 +4,13 @@
 //! Together with the rows that only grow this is all of a sequence. It is what a mark holds, what
 //! a fork starts from and what is written to disk.
 
-use ds4_model::Dims;
+use ds4_model::{Dims, Error, INDEXED_RATIO, Mark, Result};
 
 use crate::seq::{CompState, LayerState, MtpState, Ring, Seq};
 
 /// Ring contents at a sequence's end.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Frontier {
+pub struct Frontier {
     /// Tokens in the sequence.
     pub len: u32,
     /// One per trunk layer.
@@ -21,7 +21,7 @@ pub(crate) struct Frontier {
 
 /// The end of one layer's rings.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LayerEnd {
+pub struct LayerEnd {
     /// Raw rows of the last `window − 1` positions.
     pub raw: Vec<f32>,
     /// Projections of the open window, and of the one before where windows overlap.
@@ -32,7 +32,7 @@ pub(crate) struct LayerEnd {
 
 /// The end of a compressor's rings.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CompEnd {
+pub struct CompEnd {
     /// `kv_t` per position.
     pub kv: Vec<f32>,
     /// `sc_t` per position.
@@ -41,11 +41,20 @@ pub(crate) struct CompEnd {
 
 /// The end of the MTP rings.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MtpEnd {
+pub struct MtpEnd {
     /// Raw rows of the last `window − 1` pairs.
     pub raw: Vec<f32>,
     /// The trunk's final streams at the last position; empty where unknown.
     pub hidden: Vec<f32>,
+}
+
+/// The end that a mark holds.
+///
+/// # Errors
+/// [`Error::State`] for a mark of another kind of backend.
+pub fn of_mark(mark: &Mark) -> Result<&Frontier> {
+    let other = || Error::State("the mark belongs to another backend".to_owned());
+    mark.state.downcast_ref().ok_or_else(other)
 }
 
 impl Frontier {
@@ -118,8 +127,15 @@ impl MtpState {
     }
 }
 
+/// First position whose projections a later row still needs when the sequence has `len` tokens.
+pub fn needed_from(ratio: usize, len: u32) -> u32 {
+    let n = u32::try_from(ratio).expect("checked by Dims");
+    let open = len - len % n;
+    if ratio == INDEXED_RATIO { open.saturating_sub(n) } else { open }
+}
+
 /// First position whose raw row a token at position `len` sees.
-pub(crate) fn first_raw(dims: &Dims, len: u32) -> u32 {
+pub fn first_raw(dims: &Dims, len: u32) -> u32 {
     let before = u32::try_from(dims.window - 1).expect("checked by Dims");
     len.saturating_sub(before)
 }

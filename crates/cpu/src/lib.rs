@@ -48,6 +48,7 @@ mod save;
 mod scratch;
 mod seq;
 pub mod speed;
+pub mod state;
 mod step;
 mod synthetic;
 pub mod trace;

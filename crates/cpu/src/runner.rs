@@ -11,13 +11,13 @@ use ds4_model::{
 };
 
 use crate::batch::Batch;
-use crate::frontier::Frontier;
+use crate::frontier::{self, Frontier};
 use crate::model::Model;
 use crate::pool::Pool;
 use crate::residency::Tiers;
 use crate::save::Identity;
 use crate::scratch::Scratch;
-use crate::seq::Seq;
+use crate::seq::{LayerState, Seq};
 use crate::step::Step;
 use crate::trace::Event;
 use crate::{head, layer, mtp, save};
@@ -268,12 +268,6 @@ impl CpuRunner {
     }
 }
 
-/// The rings of a mark of this crate.
-fn frontier(mark: &Mark) -> Result<&Frontier> {
-    let other = || Error::State("the mark belongs to another backend".to_owned());
-    mark.state.downcast_ref().ok_or_else(other)
-}
-
 impl Runner for CpuRunner {
     fn dims(&self) -> &Dims {
         &self.model.dims
@@ -350,12 +344,22 @@ impl Runner for CpuRunner {
     }
 
     fn save_seq(&mut self, seq: SeqId, w: &mut dyn Write) -> Result<u64> {
-        save::save(&self.seqs[self.index(seq)?], &self.model.dims, self.identity, w)
+        let seq = &self.seqs[self.index(seq)?];
+        let end = Frontier::of(seq, &self.model.dims);
+        let rows: Vec<_> = seq.layers.iter().map(LayerState::grown).collect();
+        save::save(&end, &rows, &self.model.dims, self.identity, w)
     }
 
     fn load_seq(&mut self, r: &mut dyn Read, cap: u32) -> Result<SeqId> {
         let mut seq = self.new_seq(cap)?;
-        save::load(&mut seq, &self.model.dims, self.identity, r)?;
+        let (layers, dims) = (&mut seq.layers, &self.model.dims);
+        let mut place = |il: usize, is_index: bool, n: usize, fill: save::Fill<'_>| {
+            let layer = &mut layers[il];
+            let comp = if is_index { &mut layer.index } else { &mut layer.comp };
+            fill(comp.as_mut().expect("the layer has this compressor").rows.grow(n))
+        };
+        let end = save::load(dims, cap, self.identity, r, &mut place)?;
+        end.restore(dims, &mut seq);
         Ok(self.register(seq))
     }
 
@@ -371,7 +375,7 @@ impl Runner for CpuRunner {
 
     fn rewind(&mut self, seq: SeqId, mark: &Mark) -> Result<()> {
         let ix = self.index(seq)?;
-        let (end, seq) = (frontier(mark)?, &mut self.seqs[ix]);
+        let (end, seq) = (frontier::of_mark(mark)?, &mut self.seqs[ix]);
         if end.len > seq.len {
             return Err(Error::NeedsReplay { len: end.len, now: seq.len });
         }
@@ -384,7 +388,7 @@ impl Runner for CpuRunner {
 
     fn fork(&mut self, seq: SeqId, mark: &Mark, cap: u32) -> Result<SeqId> {
         let ix = self.index(seq)?;
-        let end = frontier(mark)?;
+        let end = frontier::of_mark(mark)?;
         let now = self.seqs[ix].len;
         if end.len > now {
             return Err(Error::NeedsReplay { len: end.len, now });

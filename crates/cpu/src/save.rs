@@ -17,12 +17,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use ds4_model::{Dims, Error, Numerics, Result};
+use ds4_model::{Dims, Error, INDEXED_RATIO, Numerics, Result};
 use half::f16;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::frontier::{CompEnd, Frontier, LayerEnd, MtpEnd, first_raw};
-use crate::seq::{CompState, Seq};
+use crate::frontier::{CompEnd, Frontier, LayerEnd, MtpEnd, first_raw, needed_from};
 
 const MAGIC: [u8; 8] = *b"ds4-seq\0";
 const VERSION: u32 = 1;
@@ -31,7 +30,7 @@ const PIECE: usize = 4096;
 
 /// What a saved state must agree with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// Fingerprint of the main file.
     pub model: [u8; 32],
     /// Fingerprint of the MTP block's file, or zeros.
@@ -59,9 +58,24 @@ struct Counts {
     same_mtp: bool,
 }
 
-/// Writes `seq`; returns the bytes written.
-pub(crate) fn save(seq: &Seq, dims: &Dims, id: Identity, w: &mut dyn Write) -> Result<u64> {
-    let end = Frontier::of(seq, dims);
+/// Rows of one layer that only grow, from the first one on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Grown<'a> {
+    /// Compressed attention rows; empty where the layer has none.
+    pub comp: &'a [f32],
+    /// Index rows; empty where the layer has none.
+    pub index: &'a [f32],
+}
+
+/// Writes a sequence that ends in `end` and has these rows, one item per layer; returns the bytes
+/// written.
+pub fn save(
+    end: &Frontier,
+    rows: &[Grown<'_>],
+    dims: &Dims,
+    id: Identity,
+    w: &mut dyn Write,
+) -> Result<u64> {
     let half = id.numerics.kv_f16;
     let mut out = Out { w, hash: Xxh3::with_seed(0), section: 0, written: 0, bytes: Vec::new() };
     let (pairs, hidden) = end
@@ -73,17 +87,17 @@ pub(crate) fn save(seq: &Seq, dims: &Dims, id: Identity, w: &mut dyn Write) -> R
     out.put(&id.numerics_bits().to_le_bytes())?;
     out.put(&id.model)?;
     out.put(&id.mtp)?;
-    for count in [seq.len as usize, pairs, hidden] {
+    for count in [end.len as usize, pairs, hidden] {
         out.put(&u32::try_from(count).expect("fewer than positions").to_le_bytes())?;
     }
     out.seal()?;
-    for (state, end) in seq.layers.iter().zip(&end.layers) {
+    for (rows, end) in rows.iter().zip(&end.layers) {
         out.values(&end.raw, half)?;
-        for (state, end) in [(&state.comp, &end.comp), (&state.index, &end.index)] {
-            if let (Some(state), Some(end)) = (state, end) {
+        for (rows, end) in [(rows.comp, &end.comp), (rows.index, &end.index)] {
+            if let Some(end) = end {
                 out.values(&end.kv, false)?;
                 out.values(&end.score, false)?;
-                out.values(state.rows.tail(0), half)?;
+                out.values(rows, half)?;
             }
         }
         out.seal()?;
@@ -96,32 +110,48 @@ pub(crate) fn save(seq: &Seq, dims: &Dims, id: Identity, w: &mut dyn Write) -> R
     Ok(out.written)
 }
 
-/// Reads a state into `seq`, which is empty and new.
-pub(crate) fn load(seq: &mut Seq, dims: &Dims, id: Identity, r: &mut dyn Read) -> Result<()> {
+/// Fills values from the saved state.
+pub type Fill<'f> = &'f mut dyn FnMut(&mut [f32]) -> Result<()>;
+
+/// Reads a state of at most `cap` tokens. The rows that only grow go where `place` lets them be
+/// filled in: it is called with a layer, whether they are index rows, and their number.
+pub fn load(
+    dims: &Dims,
+    cap: u32,
+    id: Identity,
+    r: &mut dyn Read,
+    place: &mut dyn FnMut(usize, bool, usize, Fill<'_>) -> Result<()>,
+) -> Result<Frontier> {
     let half = id.numerics.kv_f16;
     let mut input = In { r, hash: Xxh3::with_seed(0), section: 0, bytes: Vec::new() };
     let counts = header(&mut input, dims, id)?;
-    if counts.len > seq.cap {
-        let (len, cap) = (counts.len, seq.cap);
+    if counts.len > cap {
+        let len = counts.len;
         return Err(state(format!("it holds {len} tokens, more than a context of {cap}")));
     }
     let len = counts.len;
     let mut end = Frontier { len, ..Frontier::default() };
-    for layer in &mut seq.layers {
+    for (il, &ratio) in dims.ratios.iter().enumerate() {
         let rows = (len - first_raw(dims, len)) as usize;
-        let raw = input.values(rows * layer.raw.width(), half)?;
-        let comp = layer.comp.as_mut().map(|c| comp(&mut input, c, len, half)).transpose()?;
-        let index =
-            layer.index.as_mut().map(|c| self::comp(&mut input, c, len, half)).transpose()?;
+        let raw = input.values(rows * dims.head_dim, half)?;
+        let mut comp = |is_index: bool, dim: usize| -> Result<CompEnd> {
+            let width = Dims::comp_lanes(ratio) * dim;
+            let open = (len - needed_from(ratio, len)) as usize * width;
+            let (kv, score) = (input.values(open, false)?, input.values(open, false)?);
+            let mut fill = |values: &mut [f32]| input.fill(values, half);
+            place(il, is_index, len as usize / ratio, &mut fill)?;
+            Ok(CompEnd { kv, score })
+        };
+        let attention = (ratio != 0).then(|| comp(false, dims.head_dim)).transpose()?;
+        let index = (ratio == INDEXED_RATIO).then(|| comp(true, dims.index_dim)).transpose()?;
         input.check()?;
-        end.layers.push(LayerEnd { raw, comp, index });
+        end.layers.push(LayerEnd { raw, comp: attention, index });
     }
     let raw = input.values(counts.pairs as usize * dims.head_dim, half)?;
     let hidden = input.values(counts.hidden as usize * dims.n_hc * dims.n_embd, false)?;
     input.check()?;
     end.mtp = counts.same_mtp.then_some(MtpEnd { raw, hidden });
-    end.restore(dims, seq);
-    Ok(())
+    Ok(end)
 }
 
 /// Reads and checks everything about a state but its rows.
@@ -148,15 +178,6 @@ fn header(input: &mut In<'_>, dims: &Dims, id: Identity) -> Result<Counts> {
     }
     let same_mtp = mtp == id.mtp && mtp != [0; 32];
     Ok(Counts { len, pairs, hidden, same_mtp })
-}
-
-/// Reads one compressor: its rows go into `c`, the end of its rings is returned.
-fn comp(input: &mut In<'_>, c: &mut CompState, len: u32, half: bool) -> Result<CompEnd> {
-    let open = (len - c.needed_from(len)) as usize * c.kv.width();
-    let kv = input.values(open, false)?;
-    let score = input.values(open, false)?;
-    input.fill(c.rows.grow(len as usize / c.ratio), half)?;
-    Ok(CompEnd { kv, score })
 }
 
 fn state(what: String) -> Error {

@@ -4,7 +4,10 @@
 //! rows beyond it are stale and are overwritten before anyone reads them.
 
 use ds4_model::memory::{CompPlan, LayerPlan, MtpPlan, ROLLBACK_MAX, SeqPlan, Table};
-use ds4_model::{Error, INDEXED_RATIO, Place, Result};
+use ds4_model::{Error, Place, Result};
+
+use crate::frontier::needed_from;
+use crate::save::Grown;
 
 /// [`ROLLBACK_MAX`] as a difference of positions.
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
@@ -150,9 +153,7 @@ impl CompState {
 
     /// First position whose projections a later row still needs when the sequence has `len` tokens.
     pub(crate) fn needed_from(&self, len: u32) -> u32 {
-        let ratio = u32::try_from(self.ratio).expect("checked by Dims");
-        let open = len - len % ratio;
-        if self.ratio == INDEXED_RATIO { open.saturating_sub(ratio) } else { open }
+        needed_from(self.ratio, len)
     }
 }
 
@@ -270,6 +271,11 @@ impl Seq {
 }
 
 impl LayerState {
+    /// Its rows that only grow.
+    pub(crate) fn grown(&self) -> Grown<'_> {
+        Grown { comp: grown(self.comp.as_ref()), index: grown(self.index.as_ref()) }
+    }
+
     fn new(plan: &LayerPlan) -> Result<Self> {
         Ok(Self {
             raw: Ring::new(plan.raw)?,
@@ -288,6 +294,11 @@ impl MtpState {
             hidden_from: 0,
         })
     }
+}
+
+/// The rows of a compressor; none without one.
+fn grown(comp: Option<&CompState>) -> &[f32] {
+    comp.map_or(&[], |c| c.rows.tail(0))
 }
 
 /// An empty vector with room for a table.

@@ -1,0 +1,91 @@
+//! Sizes that the kernels define and the host must know: read from the kernels themselves.
+
+use std::sync::Arc;
+
+use ds4_model::{Dims, Error, Result};
+
+use crate::args::Args;
+use crate::device::{Device, Geometry};
+use crate::launch::{MvJobsArg, RopesArg, RowsArg};
+use crate::matrix::MatArg;
+use crate::seq::{LayerAddresses, Tok, raw_slots};
+
+/// The values of the kernel `constants`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Constants {
+    pub hc_slices: usize,
+    pub hc_part: usize,
+    pub hc_threads: u32,
+    pub index_rows: usize,
+    pub topk_threads: u32,
+    pub expert_tile: usize,
+    pub mm_q8_shared: u32,
+    pub mm_q8_small_shared: u32,
+    pub mm_f16_shared: u32,
+    pub mm_f16_small_shared: u32,
+    /// Of `exp_mm_gate_up_*` and `exp_mm_down_*` by [`expert_name`](kernels): shared memory
+    /// and warps.
+    pub experts: [(u32, u32); 5],
+    /// Attention of many tokens, and of few.
+    pub attn: AttnConstants,
+    pub attn_few: AttnConstants,
+    pub combine_threads: u32,
+}
+
+/// Of one attention kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttnConstants {
+    /// Heads of a block.
+    pub heads: usize,
+    pub threads: u32,
+    pub shared: u32,
+}
+
+/// Values that `constants` writes.
+const COUNT: usize = 34;
+
+impl Constants {
+    /// Asks the loaded kernels, and compares what both sides define.
+    pub(crate) fn read(device: &Arc<Device>, dims: &Dims) -> Result<Self> {
+        let out = device.alloc(4 * COUNT)?;
+        device.launch("constants", Geometry::new(1, 1, 1), &mut Args::new().ptr(out.at()))?;
+        let mut bytes = [0; 4 * COUNT];
+        device.read(out.at(), &mut bytes)?;
+        let v: Vec<usize> = bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| usize::try_from(i32::from_le_bytes(*b)).unwrap_or(0))
+            .collect();
+        let sizes = [
+            (v[5], size_of::<LayerAddresses>()),
+            (v[6], size_of::<Tok>()),
+            (v[7], size_of::<MatArg>()),
+            (v[8], size_of::<MvJobsArg>()),
+            (v[9], size_of::<RowsArg>()),
+            (v[10], size_of::<RopesArg>()),
+            (v[11], raw_slots(dims)),
+        ];
+        if let Some((theirs, ours)) = sizes.into_iter().find(|(a, b)| a != b) {
+            let what = format!("the kernels are of another build ({theirs} for {ours}: {v:?})");
+            return Err(Error::Device(what));
+        }
+        let small = |n: usize| u32::try_from(n).expect("a count of threads or bytes");
+        Ok(Self {
+            hc_slices: v[0],
+            hc_part: v[1],
+            hc_threads: small(v[2]),
+            index_rows: v[3],
+            topk_threads: small(v[4]),
+            expert_tile: v[12],
+            mm_q8_shared: small(v[13]),
+            mm_q8_small_shared: small(v[14]),
+            mm_f16_shared: small(v[15]),
+            mm_f16_small_shared: small(v[16]),
+            attn: AttnConstants { heads: v[27], threads: small(v[28]), shared: small(v[29]) },
+            attn_few: AttnConstants { heads: v[30], threads: small(v[31]), shared: small(v[32]) },
+            combine_threads: small(v[33]),
+            experts: std::array::from_fn(|i| (small(v[17 + 2 * i]), small(v[18 + 2 * i]))),
+        })
+    }
+}

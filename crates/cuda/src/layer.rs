@@ -1,0 +1,275 @@
+//! One block of the model in the order of the paper: the launches of its two sublayers.
+
+use ds4_model::{INDEXED_RATIO, Place, Result, Stage};
+use zerocopy::IntoBytes;
+
+use crate::args::Args;
+use crate::device::{Buf, Geometry};
+use crate::experts;
+use crate::launch::{CompArg, Job, RowsArg, products, quantise};
+use crate::scratch::{FEW, SPLITS_MAX};
+use crate::step::Step;
+use crate::weights::{Block, Hyper};
+
+/// `Q8_0` form, `Q8_K` form (`FORM_*` of `hc.cuh`).
+const Q8_0: usize = 1;
+const Q8_K: usize = 2;
+
+/// Channels that a block of the hyper-connection kernels takes (`HC_SLICE`).
+const HC_BLOCK: u32 = 128;
+
+/// What enters the next hyper-connection besides the streams.
+#[derive(Clone, Copy)]
+pub(crate) enum Before {
+    /// Nothing: the streams are complete.
+    Streams,
+    /// The last sublayer's output in `y`, still to be spread over the streams.
+    Sublayer,
+}
+
+/// `X ← hc_post(Attn(hc_pre(X)))`, then the same with the FFN; the FFN's output stays in `y`.
+pub(crate) fn block(step: &mut Step<'_>, b: &Block, place: Place, before: Before) -> Result<()> {
+    let embd = step.m.dims.n_embd;
+    hc_pre(step, &b.hc_attn, &b.attn_norm, before, Q8_0, Some(place))?;
+    attention(step, b, place)?;
+    steer(step, place, true)?;
+    step.show(place, Stage::AttnOut, &[embd], &step.m.scratch.y)?;
+    hc_pre(step, &b.hc_ffn, &b.ffn_norm, Before::Sublayer, Q8_0 | Q8_K, None)?;
+    step.show(place, Stage::FfnNorm, &[embd], &step.m.scratch.x.f)?;
+    experts::ffn(step, b, place)?;
+    steer(step, place, false)?;
+    step.show(place, Stage::FfnOut, &[embd], &step.m.scratch.y)
+}
+
+/// Completes the streams, and leaves the sublayer's normed input in `x` and its gates in `gates`
+/// (§2.2, §2.3).
+pub(crate) fn hc_pre(
+    step: &mut Step<'_>,
+    hc: &Hyper,
+    weight: &Buf,
+    before: Before,
+    forms: usize,
+    observe: Option<Place>,
+) -> Result<()> {
+    hc_mix(step, hc, before, None, step.t)?;
+    hc_gates(step, hc, weight, forms, None, step.t, observe.is_some())?;
+    let Some(place) = observe else { return Ok(()) };
+    let (s, n) = (&step.m.scratch, step.m.dims.n_hc);
+    step.show(place, Stage::AttnHcIn, &[step.m.dims.n_embd], &s.bare)?;
+    step.show_gates(place, n)
+}
+
+/// Spreads the last sublayer's output and computes the parts of the mix; with `rows`, of `n` chosen
+/// tokens only.
+pub(crate) fn hc_mix(step: &mut Step<'_>, hc: &Hyper, before: Before, rows: Option<u64>, n: usize) -> Result<()> {
+    let (s, c) = (&step.m.scratch, step.m.constants);
+    let (now, next) = (&s.streams[step.side], &s.streams[1 - step.side]);
+    let (y, to) = match before {
+        Before::Streams => (0, 0),
+        Before::Sublayer => (s.y.at(), next.at()),
+    };
+    let mut args = Args::new().raw(hc.mix.arg().as_bytes(), 8).ptr(now.at()).ptr(y);
+    args = args.ptr(s.gates.at()).ptr(to).ptr(s.part.at()).ptr(rows.unwrap_or(0)).int(n);
+    let groups = if n <= FEW { n } else { 16 };
+    step.launch("hc_mix", Geometry::new(c.hc_slices, groups, HC_BLOCK), &mut args)?;
+    if y != 0 {
+        step.side = 1 - step.side;
+    }
+    Ok(())
+}
+
+/// Gates and normed input from the parts of the mix. With `rows` it is a head: chosen tokens, `pre`
+/// gates only.
+pub(crate) fn hc_gates(
+    step: &Step<'_>,
+    hc: &Hyper,
+    weight: &Buf,
+    forms: usize,
+    rows: Option<u64>,
+    n: usize,
+    observe: bool,
+) -> Result<()> {
+    let (s, c) = (&step.m.scratch, step.m.constants);
+    let bare = if observe && step.observed() { s.bare.at() } else { 0 };
+    let mut args = Args::new().ptr(s.part.at()).ptr(hc.base.at()).ptr(hc.scale.at());
+    args = args.ptr(s.streams[step.side].at()).ptr(rows.unwrap_or(0));
+    args = args.int(usize::from(rows.is_some())).ptr(weight.at()).int(forms).ptr(s.gates.at());
+    args = args.ptr(s.x.f.at()).ptr(bare).ptr(s.x.q.at()).ptr(s.x.d.at());
+    args = args.ptr(s.xk.q.at()).ptr(s.xk.d.at()).ptr(s.xk.sums.at());
+    step.launch("hc_pre", Geometry::new(n, 1, c.hc_threads), &mut args)
+}
+
+/// Spreads the last FFN's output over the streams: they are complete afterwards.
+pub(crate) fn hc_post(step: &mut Step<'_>) -> Result<()> {
+    let (s, c) = (&step.m.scratch, step.m.constants);
+    let (now, next) = (&s.streams[step.side], &s.streams[1 - step.side]);
+    let mut args = Args::new().ptr(now.at()).ptr(s.y.at()).ptr(s.gates.at()).ptr(next.at());
+    step.launch("hc_post", Geometry::new(c.hc_slices, step.t, HC_BLOCK), &mut args)?;
+    step.side = 1 - step.side;
+    Ok(())
+}
+
+/// `y −= scale·v·(v·y)` where the model is steered.
+fn steer(step: &Step<'_>, place: Place, attn: bool) -> Result<()> {
+    let (Some((directions, a, f)), Place::Layer(il)) = (&step.m.steering, place) else { return Ok(()) };
+    let scale = if attn { *a } else { *f };
+    if scale == 0.0 {
+        return Ok(());
+    }
+    let mut args = Args::new().ptr(directions[il].at()).float(scale).ptr(step.m.scratch.y.at());
+    step.launch("steer", Geometry::new(step.t, 1, 256), &mut args)
+}
+
+/// The attention sublayer: `x` in, `y` out (§2.5 to §2.8).
+fn attention(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
+    let indexed = b.ratio == INDEXED_RATIO && (step.indexed || step.observed());
+    project(step, b, indexed)?;
+    let rows = rows_arg(step, b);
+    rows_kernel(step, &rows, b)?;
+    query(step, b, indexed)?;
+    step.show_rows(b, place)?;
+    if indexed {
+        choose(step, b, place)?;
+    }
+    attend(step, b, indexed)?;
+    if !step.store {
+        let roles = 1 + usize::from(b.comp.is_some()) + usize::from(b.indexer.is_some());
+        let mut args = Args::new().raw(rows.as_bytes(), 8);
+        step.launch("keep_rows", Geometry::new(step.t, roles, 128), &mut args)?;
+    }
+    output(step, b)
+}
+
+/// Every product with the sublayer's input.
+fn project(step: &Step<'_>, b: &Block, indexed: bool) -> Result<()> {
+    let s = &step.m.scratch;
+    let mut jobs = vec![Job::new(&b.q_a, s.qr.f.at()), Job::new(&b.kv, s.kv.at())];
+    if let Some(comp) = &b.comp {
+        jobs.push(Job::new(&comp.kv, s.comp[0].at()));
+        jobs.push(Job::new(&comp.gate, s.comp[1].at()));
+    }
+    if let Some(i) = &b.indexer {
+        jobs.push(Job::new(&i.comp.kv, s.index[0].at()));
+        jobs.push(Job::new(&i.comp.gate, s.index[1].at()));
+        if indexed {
+            jobs.push(Job::new(&i.proj, s.index_w.at()));
+        }
+    }
+    products(&step.m.device, &step.m.constants, &s.x, step.t, &jobs)
+}
+
+/// Arguments of the kernels that make and keep rows.
+pub(crate) fn rows_arg(step: &Step<'_>, b: &Block) -> RowsArg {
+    let (m, s) = (step.m, &step.m.scratch);
+    let (turns, turns_start) = m.turns_of(step.turns, b.ratio, step.t);
+    let comp = |c: &crate::weights::Compressor, p: &[Buf; 2]| CompArg {
+        kv: p[0].at(),
+        score: p[1].at(),
+        ape: c.ape.at(),
+        norm: c.norm.at(),
+    };
+    let small = |n: usize| i32::try_from(n).expect("small");
+    RowsArg {
+        toks: step.toks.at(),
+        table: m.table.at(),
+        places: small(m.places),
+        place: small(step.place),
+        ratio: small(b.ratio),
+        indexed: i32::from(b.indexer.is_some()),
+        store: i32::from(step.store),
+        forms: small(Q8_0),
+        turns,
+        turns_start,
+        qr: s.qr.f.at(),
+        q_norm: b.q_a_norm.at(),
+        qr_q: s.qr.q.at(),
+        qr_d: s.qr.d.at(),
+        kv: s.kv.at(),
+        kv_norm: b.kv_norm.at(),
+        raw: s.raw.at(),
+        comp: b.comp.as_ref().map_or_else(CompArg::default, |c| comp(c, &s.comp)),
+        idx: b.indexer.as_ref().map_or_else(CompArg::default, |i| comp(&i.comp, &s.index)),
+    }
+}
+
+/// Norm, rotation and storage of everything that was projected.
+pub(crate) fn rows_kernel(step: &Step<'_>, rows: &RowsArg, b: &Block) -> Result<()> {
+    let roles = 2 + usize::from(b.comp.is_some()) + usize::from(b.indexer.is_some());
+    let mut args = Args::new().raw(rows.as_bytes(), 8);
+    step.launch("rows", Geometry::new(step.t, roles, 256), &mut args)
+}
+
+/// Products with the query's low-rank form.
+fn query(step: &Step<'_>, b: &Block, indexed: bool) -> Result<()> {
+    let s = &step.m.scratch;
+    let mut jobs = vec![Job::new(&b.q_b, s.q.at())];
+    if let (Some(i), true) = (&b.indexer, indexed) {
+        jobs.push(Job::new(&i.q_b, s.index_q.at()));
+    }
+    products(&step.m.device, &step.m.constants, &s.qr, step.t, &jobs)
+}
+
+/// The rows that tokens of an indexed layer see.
+fn choose(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
+    let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
+    let (turns, _) = m.turns_of(step.turns, b.ratio, step.t);
+    let mut args = Args::new().ptr(s.index_q.at()).ptr(turns).ptr(s.index_q16.at());
+    let threads = u32::try_from(d.index_dim).expect("at most 128").next_multiple_of(32);
+    step.launch("index_query", Geometry::new(step.t, d.n_index_head, threads), &mut args)?;
+    let tile = step.score_rows;
+    let observed = step.observed();
+    let blocks = if step.t <= FEW {
+        // Replayed for any length: the blocks stride over whatever rows there are.
+        2 * m.device.info.sms as usize / step.t
+    } else {
+        step.rows_max.div_ceil(m.constants.index_rows)
+    };
+    for t0 in (0..step.t).step_by(tile) {
+        let n = tile.min(step.t - t0);
+        let q = s.index_q16.at() + (2 * t0 * d.n_index_head * d.index_dim) as u64;
+        let w = s.index_w.at() + (4 * t0 * d.n_index_head) as u64;
+        let toks = step.toks.at() + (32 * t0) as u64;
+        let mut args = Args::new().ptr(q).ptr(w).ptr(toks).ptr(m.table.at()).int(m.places);
+        args = args.int(step.place).int(n).int(usize::from(observed));
+        args = args.ptr(step.scores.at()).long(step.score_stride);
+        let groups = if n <= FEW { n } else { n.div_ceil(8) };
+        step.launch("index_scores", Geometry::new(blocks.max(1), groups, 128), &mut args)?;
+        let chosen = s.chosen.at() + (4 * t0 * d.index_top_k) as u64;
+        let mut args = Args::new().ptr(step.scores.at()).long(step.score_stride).ptr(toks).ptr(chosen);
+        step.launch("index_topk", Geometry::new(n, 1, m.constants.topk_threads), &mut args)?;
+        step.show_scores(place, t0, n)?;
+    }
+    Ok(())
+}
+
+/// Attention of every head of every token.
+fn attend(step: &Step<'_>, b: &Block, indexed: bool) -> Result<()> {
+    let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
+    let (turns, _) = m.turns_of(step.turns, b.ratio, step.t);
+    let splits = if step.t <= FEW { (SPLITS_MAX / step.t).max(1) } else { 1 };
+    let chosen = if indexed { s.chosen.at() } else { 0 };
+    let mut args = Args::new().ptr(s.q.at()).ptr(turns).ptr(b.sinks.at()).ptr(step.toks.at());
+    args = args.ptr(m.table.at()).int(m.places).int(step.place).ptr(s.raw.at()).ptr(chosen);
+    args = args.int(b.ratio).int(splits).ptr(s.split_o.at()).ptr(s.split_ml.at()).ptr(s.heads.f.at());
+    let few = step.t <= FEW;
+    let (kernel, c) = if few { ("attn_few", m.constants.attn_few) } else { ("attn", m.constants.attn) };
+    let geometry = Geometry::new(step.t, splits, c.threads);
+    let geometry = geometry.deep(d.n_head.div_ceil(c.heads)).shared(c.shared);
+    step.launch(kernel, geometry, &mut args)?;
+    if splits > 1 {
+        let mut args = Args::new().ptr(s.split_o.at()).ptr(s.split_ml.at()).ptr(b.sinks.at());
+        args = args.ptr(turns).int(splits).ptr(s.heads.f.at());
+        step.launch("attn_combine", Geometry::new(step.t, d.n_head, m.constants.combine_threads), &mut args)?;
+    }
+    Ok(())
+}
+
+/// `y = Wo_b · concat(A_g · o_g)` (§2.6 step 9).
+fn output(step: &Step<'_>, b: &Block) -> Result<()> {
+    let (m, s) = (step.m, &step.m.scratch);
+    quantise(&m.device, &s.heads, step.t)?;
+    let groups = m.dims.n_out_group;
+    products(&m.device, &m.constants, &s.heads, step.t, &[Job::new(&b.out_a, s.low.f.at()).groups(groups)])?;
+    quantise(&m.device, &s.low, step.t)?;
+    products(&m.device, &m.constants, &s.low, step.t, &[Job::new(&b.out_b, s.y.at())])
+}

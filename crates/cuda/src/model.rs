@@ -1,0 +1,132 @@
+//! A loaded model on a device: weights, buffers, constants, and the table of sequences' addresses.
+
+use std::sync::Arc;
+
+use ds4_model::{Dims, Error, ModelFile, Numerics, Result, RopeFreqs};
+use zerocopy::IntoBytes;
+
+use crate::args::Args;
+use crate::constants::Constants;
+use crate::device::{Buf, Device, Geometry};
+use crate::launch::RopesArg;
+use crate::scratch::Scratch;
+use crate::seq::{LayerAddresses, Seq};
+use crate::upload::Uploader;
+use crate::weights::DeviceWeights;
+
+/// Most sequences open at once.
+pub(crate) const SEQS_MAX: usize = 256;
+
+/// Everything that does not change while a model runs, and the step's buffers.
+pub(crate) struct Model {
+    pub device: Arc<Device>,
+    pub dims: Dims,
+    pub weights: DeviceWeights,
+    pub numerics: Numerics,
+    pub constants: Constants,
+    pub scratch: Scratch,
+    /// Addresses of every sequence: `[SEQS_MAX][places]`.
+    pub table: Buf,
+    /// Layers, and the MTP block's place.
+    pub places: usize,
+    /// Directions of steering, with the scales of attention and FFN.
+    pub steering: Option<(Vec<Buf>, f32, f32)>,
+    ropes: RopesArg,
+    /// Distinct compression ratios: kinds 2.. of the rotations.
+    ratios: Vec<usize>,
+    _freqs: Vec<Buf>,
+}
+
+impl Model {
+    /// Uploads a model; `device` has the kernels of its shape.
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        file: &ModelFile,
+        numerics: Numerics,
+        chunk: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let dims = file.dims.clone();
+        let constants = Constants::read(device, &dims)?;
+        let mut up = Uploader::new(device)?;
+        let weights = DeviceWeights::new(&mut up, file, progress)?;
+        let mut ratios: Vec<usize> = dims.ratios.iter().copied().filter(|r| *r > 0).collect();
+        ratios.sort_unstable();
+        ratios.dedup();
+        let (ropes, freqs) = ropes(&mut up, &dims, numerics, &ratios)?;
+        let with_mtp = weights.mtp.is_some();
+        let places = dims.n_layer + usize::from(with_mtp);
+        let steering = match file.steering() {
+            None => None,
+            Some(s) => {
+                let of = |il| up.floats(s.direction(il));
+                let all = (0..dims.n_layer).map(of).collect::<Result<Vec<_>>>()?;
+                Some((all, s.attn, s.ffn))
+            }
+        };
+        let kinds = 2 + ratios.len();
+        let scratch = Scratch::new(device, &dims, &constants, chunk, kinds, with_mtp)?;
+        let table = device.alloc(SEQS_MAX * places * size_of::<LayerAddresses>())?;
+        device.sync()?;
+        Ok(Self {
+            device: Arc::clone(device),
+            dims,
+            weights,
+            numerics,
+            constants,
+            scratch,
+            table,
+            places,
+            steering,
+            ropes,
+            ratios,
+            _freqs: freqs,
+        })
+    }
+
+    /// Tells the kernels where a sequence lies.
+    pub(crate) fn publish(&self, seq: &Seq) -> Result<()> {
+        let row = seq.addresses();
+        let at = seq.row * self.places * size_of::<LayerAddresses>();
+        self.device.write(self.table.at() + at as u64, row.as_bytes())
+    }
+
+    /// Computes the rotations of `t` tokens.
+    pub(crate) fn rotations(&self, toks: &Buf, t: usize, turns: &Buf) -> Result<()> {
+        let kinds = 2 + self.ratios.len();
+        let mut args = Args::new().raw(self.ropes.as_bytes(), 8).ptr(toks.at()).int(t).ptr(turns.at());
+        let threads = u32::try_from(self.dims.rope_dim / 2).expect("small").next_multiple_of(32);
+        self.device.launch("rope_turns", Geometry::new(t, kinds, threads), &mut args)
+    }
+
+    /// Where the rotations of `t` tokens in layers of this ratio lie, and those of the windows they
+    /// complete.
+    pub(crate) fn turns_of(&self, turns: &Buf, ratio: usize, t: usize) -> (u64, u64) {
+        let kind = |k: usize| turns.at() + (4 * k * t * self.dims.rope_dim) as u64;
+        let start = self.ratios.iter().position(|r| *r == ratio).map_or(0, |i| kind(2 + i));
+        (kind(usize::from(ratio != 0)), start)
+    }
+}
+
+/// Frequencies on the device.
+fn ropes(up: &mut Uploader, dims: &Dims, numerics: Numerics, ratios: &[usize]) -> Result<(RopesArg, Vec<Buf>)> {
+    let mut list = [0; 4];
+    if ratios.len() > list.len() {
+        let what = format!("{} different compression ratios; the CUDA backend knows 4", ratios.len());
+        return Err(Error::Unsupported(what));
+    }
+    for (to, ratio) in list.iter_mut().zip(ratios) {
+        *to = i32::try_from(*ratio).expect("checked by Dims");
+    }
+    let mut bufs = Vec::new();
+    let mut at = ([0; 2], [0; 2]);
+    for kind in 0..2 {
+        let freqs = RopeFreqs::new(dims, kind);
+        let single = up.floats(&freqs.single)?;
+        let exact = up.bytes(freqs.double.as_bytes())?;
+        (at.0[kind], at.1[kind]) = (single.at(), exact.at());
+        bufs.extend([single, exact]);
+    }
+    let f32_angle = i32::from(numerics.rope_f32);
+    Ok((RopesArg { single: at.0, exact: at.1, ratios: list, f32_angle, pad: 0 }, bufs))
+}

@@ -1,0 +1,659 @@
+//! The `Runner` of this crate: a table of sequences, checked calls, steps, and recorded launches.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use ds4_cpu::state;
+use ds4_gguf::Gguf;
+use ds4_model::memory::DRAFT_MAX;
+use ds4_model::{
+    Dims, Error, Fingerprint, Mark, ModelFile, Numerics, Place, Probe, Result, Runner, SeqId, Span,
+    Stage, TokenId,
+};
+use zerocopy::IntoBytes;
+
+use crate::device::{Device, DeviceInfo, Graph};
+use crate::model::{Model, SEQS_MAX};
+use crate::scratch::{FEW, LOGIT_ROWS, pairs_max};
+use crate::seq::{Layout, Seq, Tok, raw_slots};
+use crate::step::{Part, Scores, Step, head, trunk};
+use crate::weights::index_rows;
+use crate::{frontier, mtp};
+
+/// Tokens of a step unless the options say otherwise.
+pub const CHUNK_MAX: usize = 2048;
+/// Longest part whose rows may be written into the rings at once: their margin.
+const STORE_MAX: usize = ds4_model::memory::ROLLBACK_MAX;
+/// Bytes of index scores that a step keeps at a time.
+const SCORE_BYTES: usize = 256 << 20;
+
+/// How to run a model on a GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaOptions {
+    /// Which roundings are simulated.
+    pub numerics: Numerics,
+    /// Tokens of a step; at least 1.
+    pub chunk_max: usize,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        Self { numerics: Numerics::PROFILE_G, chunk_max: CHUNK_MAX }
+    }
+}
+
+/// What distinguishes one recorded step from another; all else lies in the device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    tokens: usize,
+    wanted: usize,
+    pairs: usize,
+    indexed: bool,
+}
+
+/// A model on a GPU.
+pub struct CudaRunner {
+    model: Model,
+    file: Arc<ModelFile>,
+    chunk_max: usize,
+    /// Ids of the open sequences, in the order of `seqs`.
+    ids: Vec<SeqId>,
+    seqs: Vec<Seq>,
+    next_id: u32,
+    identity: state::Identity,
+    probe: Option<Box<dyn Probe>>,
+    scores: Scores,
+    graphs: HashMap<Shape, Graph>,
+    /// Set by the first error of the device: nothing works after one.
+    broken: Option<String>,
+}
+
+impl std::fmt::Debug for CudaRunner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (file, seqs) = (&self.file.name, self.seqs.len());
+        f.debug_struct("CudaRunner")
+            .field("model", file)
+            .field("seqs", &seqs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The host's side of a step's tokens.
+#[derive(Default)]
+struct Tokens {
+    toks: Vec<Tok>,
+    parts: Vec<Part>,
+    wanted: Vec<i32>,
+}
+
+impl Tokens {
+    fn push(&mut self, index: usize, seq: &Seq, pos0: u32, ids: &[TokenId], n_logits: usize, from: u32) {
+        let int = |n: usize| i32::try_from(n).expect("counts of a step fit");
+        let (start, n) = (self.toks.len(), ids.len());
+        self.parts.push(Part { seq: index, pos0, start, n, n_logits });
+        let pos = |i: usize| int(pos0 as usize + i);
+        self.toks.extend(ids.iter().enumerate().map(|(i, id)| Tok {
+            id: int(id.0 as usize),
+            pos: pos(i),
+            seq: int(seq.row),
+            start: int(start),
+            pos0: pos(0),
+            n: int(n),
+            from: int(from as usize),
+            pad: 0,
+        }));
+        self.wanted.extend((start + n - n_logits..start + n).map(int));
+    }
+}
+
+impl CudaRunner {
+    /// Uploads a model to a device whose kernels are loaded.
+    pub(crate) fn on(
+        device: &Arc<Device>,
+        file: &Arc<ModelFile>,
+        options: &CudaOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let chunk_max = options.chunk_max.max(1);
+        let model = Model::new(device, file, options.numerics, chunk_max.max(FEW), progress)?;
+        let print = |gguf: &Arc<Gguf>| Fingerprint::of(gguf).0;
+        let in_main = || if file.has_mtp() { file.fingerprint.0 } else { [0; 32] };
+        let identity = state::Identity {
+            model: file.fingerprint.0,
+            mtp: file.mtp.as_ref().map_or_else(in_main, print),
+            numerics: options.numerics,
+            any_model: false,
+        };
+        let scores = Scores { buf: device.alloc(16)?, rows: 0, stride: 0 };
+        Ok(Self {
+            model,
+            file: Arc::clone(file),
+            chunk_max,
+            ids: Vec::new(),
+            seqs: Vec::new(),
+            next_id: 0,
+            identity,
+            probe: None,
+            scores,
+            graphs: HashMap::new(),
+            broken: None,
+        })
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &DeviceInfo {
+        &self.model.device.info
+    }
+
+    /// Bytes of device memory not in use.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.model.device.free_bytes()
+    }
+
+    fn index(&self, id: SeqId) -> Result<usize> {
+        self.ids.iter().position(|i| *i == id).ok_or(Error::NoSequence(id.0))
+    }
+
+    fn check_token(&self, id: TokenId) -> Result<()> {
+        let n_vocab = self.model.dims.n_vocab;
+        if (id.0 as usize) < n_vocab {
+            return Ok(());
+        }
+        Err(Error::TokenRange { id: id.0, n_vocab })
+    }
+
+    /// Checks a whole call before anything changes.
+    fn check(&self, spans: &[Span<'_>]) -> Result<()> {
+        self.check_device()?;
+        for (i, span) in spans.iter().enumerate() {
+            let seq = &self.seqs[self.index(span.seq)?];
+            let n = span.tokens.len();
+            let fail = |what: String| Err(Error::Span(what));
+            if n == 0 {
+                return fail("it has no tokens".to_owned());
+            }
+            if n > self.chunk_max {
+                return fail(format!("{n} tokens, but a call takes at most {}", self.chunk_max));
+            }
+            if span.n_logits > n {
+                return fail(format!("logits of {} of {n} tokens wanted", span.n_logits));
+            }
+            if spans[..i].iter().any(|s| s.seq == span.seq) {
+                return fail(format!("sequence {} appears twice", span.seq.0));
+            }
+            if n > (seq.cap - seq.len) as usize {
+                return Err(Error::ContextFull { len: seq.len, more: n, cap: seq.cap });
+            }
+            span.tokens.iter().try_for_each(|id| self.check_token(*id))?;
+        }
+        Ok(())
+    }
+
+    /// After an error of the device its context is lost; later calls say so at once.
+    fn check_device(&self) -> Result<()> {
+        match &self.broken {
+            None => Ok(()),
+            Some(what) => Err(Error::Device(format!("{what} (earlier); restart ds4"))),
+        }
+    }
+
+    fn watch<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(Error::Device(what)) = &result {
+            self.broken = Some(what.clone());
+        }
+        result
+    }
+
+    fn new_seq(&mut self, cap: u32) -> Result<Seq> {
+        self.check_device()?;
+        let dims = &self.model.dims;
+        if cap == 0 || cap > dims.ctx_max {
+            let what = format!("a context of {cap} tokens; use 1 to {}", dims.ctx_max);
+            return Err(Error::Unsupported(what));
+        }
+        let taken: Vec<usize> = self.seqs.iter().map(|s| s.row).collect();
+        let row = (0..SEQS_MAX).find(|row| !taken.contains(row)).ok_or_else(|| {
+            Error::Unsupported(format!("more than {SEQS_MAX} sequences at once"))
+        })?;
+        let with_mtp = self.model.weights.mtp.is_some();
+        self.fit_scores(cap)?;
+        let seq = Seq::new(&self.model.device, &self.model.dims, cap, with_mtp, row)?;
+        self.model.publish(&seq)?;
+        Ok(seq)
+    }
+
+    /// Makes room for the index scores of a sequence of `cap` tokens.
+    fn fit_scores(&mut self, cap: u32) -> Result<()> {
+        let stride = index_rows(&self.model.dims, cap).next_multiple_of(64).max(64);
+        if stride <= self.scores.stride {
+            return Ok(());
+        }
+        let rows = (SCORE_BYTES / (4 * stride)).clamp(FEW, self.chunk_max.max(FEW));
+        // Recorded steps have the old address in them.
+        self.graphs.clear();
+        self.scores = Scores { buf: self.model.device.alloc(4 * rows * stride)?, rows, stride };
+        Ok(())
+    }
+
+    fn register(&mut self, seq: Seq) -> SeqId {
+        // Ids are not reused until all others have been: a stale one is noticed.
+        while self.ids.contains(&SeqId(self.next_id)) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
+        let id = SeqId(self.next_id);
+        self.next_id = self.next_id.wrapping_add(1);
+        self.ids.push(id);
+        self.seqs.push(seq);
+        id
+    }
+
+    /// The pairs that the step's tokens complete, and the rows of the step their states are in (−1:
+    /// the sequence's ring).
+    fn pairs(&self, tokens: &Tokens) -> (Tokens, Vec<i32>) {
+        let (mut pairs, mut from) = (Tokens::default(), Vec::new());
+        if self.model.weights.mtp.is_none() {
+            return (pairs, from);
+        }
+        let slots = u32::try_from(pairs_max(&self.model.dims, self.chunk_max)).expect("small");
+        let slots = slots.min(u32::try_from(raw_slots(&self.model.dims)).expect("small"));
+        for part in &tokens.parts {
+            let seq = &self.seqs[part.seq];
+            let end = part.end() - 1;
+            let first = part.pos0.saturating_sub(1).max(end.saturating_sub(slots)).max(seq.hidden_from);
+            if first >= end {
+                continue;
+            }
+            let own = &tokens.toks[part.start..part.start + part.n];
+            let ids: Vec<TokenId> = own[(first + 1 - part.pos0) as usize..]
+                .iter()
+                .map(|t| TokenId(u32::try_from(t.id).expect("checked")))
+                .collect();
+            pairs.push(part.seq, seq, first, &ids, 0, seq.pairs_from);
+            from.extend((first..end).map(|pos| match pos.checked_sub(part.pos0) {
+                Some(i) => i32::try_from(part.start + i as usize).expect("small"),
+                None => -1,
+            }));
+        }
+        (pairs, from)
+    }
+
+    /// One step of at most `chunk_max` tokens.
+    fn step(&mut self, tokens: &Tokens, logits: &mut Vec<f32>) -> Result<()> {
+        let (pairs, from) = self.pairs(tokens);
+        let (m, s) = (&self.model, &self.model.scratch);
+        m.device.write(s.toks.at(), tokens.toks.as_bytes())?;
+        if !tokens.wanted.is_empty() {
+            m.device.write(s.wanted.at(), tokens.wanted.as_bytes())?;
+        }
+        if !from.is_empty() {
+            m.device.write(s.pairs.at(), pairs.toks.as_bytes())?;
+            m.device.write(s.from.at(), from.as_bytes())?;
+        }
+        let t = tokens.toks.len();
+        let indexed = tokens.parts.iter().any(|p| {
+            Dims::n_comp(ds4_model::INDEXED_RATIO, p.end() - 1) > m.dims.index_top_k
+        });
+        if t <= FEW && from.len() <= FEW && self.probe.is_none() {
+            let shape = Shape { tokens: t, wanted: tokens.wanted.len(), pairs: from.len(), indexed };
+            self.replay(shape, tokens, &pairs, logits)
+        } else {
+            self.launch(tokens, &pairs, indexed, logits)
+        }
+    }
+
+    /// A step of few tokens: recorded once per shape, then replayed.
+    fn replay(&mut self, shape: Shape, tokens: &Tokens, pairs: &Tokens, logits: &mut Vec<f32>) -> Result<()> {
+        let n = shape.wanted;
+        if !self.graphs.contains_key(&shape) {
+            let device = Arc::clone(&self.model.device);
+            let graph = device.record(|| self.enqueue(tokens, pairs, shape.indexed).map(drop))?;
+            match graph {
+                Some(graph) => {
+                    self.graphs.insert(shape, graph);
+                }
+                // Not recorded but done.
+                None => return self.take_logits(n, logits),
+            }
+        }
+        self.model.device.replay(&self.graphs[&shape])?;
+        self.take_logits(n, logits)
+    }
+
+    /// The launches of a step with at most `LOGIT_ROWS` wanted rows: trunk, head, pairs.
+    fn enqueue(&self, tokens: &Tokens, pairs: &Tokens, indexed: bool) -> Result<()> {
+        let mut step = self.new_step(tokens, indexed, None);
+        trunk(&mut step)?;
+        let (w, s) = (&self.model.weights, &self.model.scratch);
+        if !tokens.wanted.is_empty() {
+            head(&mut step, &w.hc_head, &w.output_norm, s.wanted.at(), tokens.wanted.len())?;
+        }
+        self.finish_pairs(&step, pairs)
+    }
+
+    /// A step of many tokens, or an observed one.
+    fn launch(&mut self, tokens: &Tokens, pairs: &Tokens, indexed: bool, logits: &mut Vec<f32>) -> Result<()> {
+        let mut probe = self.probe.take();
+        let result = self.launch_observed(tokens, pairs, indexed, probe.as_deref_mut(), logits);
+        self.probe = probe;
+        result
+    }
+
+    fn launch_observed(
+        &self,
+        tokens: &Tokens,
+        pairs: &Tokens,
+        indexed: bool,
+        probe: Option<&mut (dyn Probe + 'static)>,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        let (w, s) = (&self.model.weights, &self.model.scratch);
+        let mut step = self.new_step(tokens, indexed, probe);
+        trunk(&mut step)?;
+        let mut norms = Vec::new();
+        let before = logits.len();
+        for (i, rows) in tokens.wanted.chunks(LOGIT_ROWS).enumerate() {
+            let at = s.wanted.at() + (4 * i * LOGIT_ROWS) as u64;
+            head(&mut step, &w.hc_head, &w.output_norm, at, rows.len())?;
+            if step.observed() {
+                let n = rows.len() * self.model.dims.n_embd;
+                norms.extend(crate::step::floats(&self.model, &s.x.f, n)?);
+            }
+            self.take_logits(rows.len(), logits)?;
+        }
+        self.finish_pairs(&step, pairs)?;
+        let dims = &self.model.dims;
+        let mut at = (0, before);
+        for part in tokens.parts.iter().filter(|p| p.n_logits > 0) {
+            let Some(probe) = step.probe.as_deref_mut() else { break };
+            let pos0 = part.end() - u32::try_from(part.n_logits).expect("few");
+            let (n, v) = (part.n_logits * dims.n_embd, part.n_logits * dims.n_vocab);
+            let shape = |width: usize| [part.n_logits, width];
+            probe.record(Place::Head, Stage::FinalNorm, pos0, &shape(dims.n_embd), &norms[at.0..at.0 + n]);
+            probe.record(Place::Head, Stage::Logits, pos0, &shape(dims.n_vocab), &logits[at.1..at.1 + v]);
+            at = (at.0 + n, at.1 + v);
+        }
+        Ok(())
+    }
+
+    fn finish_pairs(&self, trunk: &Step<'_>, pairs: &Tokens) -> Result<()> {
+        let Some(w) = &self.model.weights.mtp else { return Ok(()) };
+        let s = &self.model.scratch;
+        let mut step = self.new_step(pairs, false, None);
+        (step.toks, step.turns) = (&s.pairs, &s.pair_turns);
+        mtp::catch_up(trunk, &mut step, w)
+    }
+
+    fn new_step<'a>(
+        &'a self,
+        tokens: &'a Tokens,
+        indexed: bool,
+        probe: Option<&'a mut (dyn Probe + 'static)>,
+    ) -> Step<'a> {
+        let s = &self.model.scratch;
+        let rows = |p: &Part| Dims::n_comp(ds4_model::INDEXED_RATIO, p.end() - 1);
+        Step {
+            m: &self.model,
+            t: tokens.toks.len(),
+            place: 0,
+            side: 0,
+            store: tokens.parts.iter().all(|p| p.n <= STORE_MAX),
+            indexed,
+            toks: &s.toks,
+            turns: &s.turns,
+            rows_max: tokens.parts.iter().map(rows).max().unwrap_or(0),
+            scores: &self.scores.buf,
+            score_rows: self.scores.rows,
+            score_stride: self.scores.stride,
+            parts: &tokens.parts,
+            seqs: &self.seqs,
+            probe,
+        }
+    }
+
+    /// Appends `n` rows of computed logits.
+    fn take_logits(&self, n: usize, logits: &mut Vec<f32>) -> Result<()> {
+        let from = logits.len();
+        logits.resize(from + n * self.model.dims.n_vocab, 0.0);
+        if n == 0 {
+            return self.model.device.sync();
+        }
+        self.model.device.read(self.model.scratch.logits.at(), logits[from..].as_mut_bytes())
+    }
+
+    fn forward_checked(&mut self, spans: &[Span<'_>], logits: &mut Vec<f32>) -> Result<()> {
+        let mut rest = spans;
+        let mut done = Vec::new();
+        while !rest.is_empty() {
+            let mut tokens = Tokens::default();
+            while let Some((span, after)) = rest.split_first()
+                && tokens.toks.len() + span.tokens.len() <= self.chunk_max
+            {
+                let ix = self.index(span.seq)?;
+                let seq = &self.seqs[ix];
+                tokens.push(ix, seq, seq.len, span.tokens, span.n_logits, 0);
+                rest = after;
+            }
+            self.step(&tokens, logits)?;
+            done.extend(tokens.parts.iter().map(|p| (p.seq, p.n)));
+        }
+        // Lengths change only when every step has succeeded.
+        for (seq, n) in done {
+            self.seqs[seq].advance(n);
+        }
+        Ok(())
+    }
+
+    /// Proposes tokens by the MTP block, one after the other.
+    fn draft_checked(&mut self, ix: usize, last: TokenId, out: &mut [TokenId]) -> Result<usize> {
+        let (m, s) = (&self.model, &self.model.scratch);
+        let (Some(w), seq) = (&m.weights.mtp, &self.seqs[ix]) else { return Ok(0) };
+        let Some(pos0) = seq.len.checked_sub(1).filter(|p| *p >= seq.hidden_from) else {
+            return Ok(0);
+        };
+        let wide = 4 * m.dims.n_hc * m.dims.n_embd;
+        let ring = seq.layout.layers[m.places - 1].hidden.expect("an MTP block is loaded");
+        let slot = pos0 as usize % ring.rows;
+        m.device.copy(s.pair_hidden.at(), seq.at(ring) + (slot * wide) as u64, wide)?;
+        m.device.write(s.wanted.at(), &0_i32.to_le_bytes())?;
+        let mut token = last;
+        let n = out.len().min(DRAFT_MAX);
+        for (pos, out) in (pos0..).zip(&mut out[..n]) {
+            let mut tokens = Tokens::default();
+            tokens.push(ix, seq, pos, &[token], 1, seq.pairs_from);
+            m.device.write(s.pairs.at(), tokens.toks.as_bytes())?;
+            let mut step = self.new_step(&tokens, false, None);
+            (step.toks, step.turns) = (&s.pairs, &s.pair_turns);
+            mtp::run(&mut step, w, s.pair_hidden.at(), s.wanted.at(), 1)?;
+            m.device.copy(s.pair_hidden.at(), s.streams[step.side].at(), wide)?;
+            token = self.pick()?;
+            *out = token;
+        }
+        Ok(n)
+    }
+
+    /// The id with the largest logit of the first row, the lower one on ties.
+    fn pick(&self) -> Result<TokenId> {
+        let (m, s) = (&self.model, &self.model.scratch);
+        let mut args = crate::args::Args::new().ptr(s.logits.at()).int(m.dims.n_vocab).ptr(s.picks.at());
+        m.device.launch("argmax", crate::device::Geometry::new(1, 1, 1024), &mut args)?;
+        let mut id = [0; 4];
+        m.device.read(s.picks.at(), &mut id)?;
+        Ok(TokenId(u32::from_le_bytes(id)))
+    }
+
+    /// Runs the MTP block over the pairs `(hidden[i], next[i])` at positions `0..`, on a window of
+    /// its own; for comparison with references. As the CPU runner's.
+    pub fn mtp_forward(&mut self, hidden: &[f32], next: &[TokenId]) -> Result<Vec<f32>> {
+        let dims = self.model.dims.clone();
+        let width = dims.n_hc * dims.n_embd;
+        if hidden.len() != next.len() * width {
+            let (found, n) = (hidden.len(), next.len());
+            return Err(Error::Span(format!("{found} values for {n} states of {width}")));
+        }
+        next.iter().try_for_each(|id| self.check_token(*id))?;
+        if self.model.weights.mtp.is_none() {
+            return Err(Error::Unsupported("no MTP block is loaded; give --mtp FILE".to_owned()));
+        }
+        let cap = u32::try_from(next.len()).expect("a reference is short");
+        let id = self.open_seq(cap.max(1))?;
+        let mut probe = self.probe.take();
+        let result = self.mtp_rows(hidden, next, width, id, &mut probe);
+        self.probe = probe;
+        self.close_seq(id);
+        self.watch(result)
+    }
+
+    fn mtp_rows(
+        &self,
+        hidden: &[f32],
+        next: &[TokenId],
+        width: usize,
+        id: SeqId,
+        probe: &mut Option<Box<dyn Probe>>,
+    ) -> Result<Vec<f32>> {
+        let ix = self.index(id)?;
+        let (m, s) = (&self.model, &self.model.scratch);
+        let w = m.weights.mtp.as_ref().expect("checked by the caller");
+        let mut logits = Vec::new();
+        m.device.write(s.wanted.at(), &0_i32.to_le_bytes())?;
+        for (pos, (h, id)) in (0u32..).zip(hidden.chunks(width).zip(next)) {
+            let mut tokens = Tokens::default();
+            tokens.push(ix, &self.seqs[ix], pos, &[*id], 1, 0);
+            m.device.write(s.pairs.at(), tokens.toks.as_bytes())?;
+            m.device.write(s.pair_hidden.at(), h.as_bytes())?;
+            let mut step = self.new_step(&tokens, false, probe.as_deref_mut());
+            (step.toks, step.turns) = (&s.pairs, &s.pair_turns);
+            mtp::run(&mut step, w, s.pair_hidden.at(), s.wanted.at(), 1)?;
+            self.take_logits(1, &mut logits)?;
+            if let Some(probe) = probe.as_deref_mut() {
+                let n = m.dims.n_vocab;
+                probe.record(Place::Mtp, Stage::Logits, pos, &[1, n], &logits[logits.len() - n..]);
+            }
+        }
+        Ok(logits)
+    }
+}
+
+impl Runner for CudaRunner {
+    fn dims(&self) -> &Dims {
+        &self.model.dims
+    }
+
+    fn open_seq(&mut self, cap: u32) -> Result<SeqId> {
+        let seq = self.new_seq(cap)?;
+        Ok(self.register(seq))
+    }
+
+    fn close_seq(&mut self, seq: SeqId) {
+        if let Ok(ix) = self.index(seq) {
+            self.ids.swap_remove(ix);
+            self.seqs.swap_remove(ix);
+        }
+    }
+
+    fn seq_len(&self, seq: SeqId) -> Result<u32> {
+        Ok(self.seqs[self.index(seq)?].len)
+    }
+
+    fn forward(&mut self, spans: &[Span<'_>], logits: &mut Vec<f32>) -> Result<()> {
+        self.check(spans)?;
+        logits.clear();
+        let result = self.forward_checked(spans, logits);
+        self.watch(result)
+    }
+
+    fn chunk_max(&self) -> usize {
+        self.chunk_max
+    }
+
+    fn draft(&mut self, seq: SeqId, last: TokenId, out: &mut [TokenId]) -> Result<usize> {
+        self.check_device()?;
+        let ix = self.index(seq)?;
+        self.check_token(last)?;
+        let result = self.draft_checked(ix, last, out);
+        self.watch(result)
+    }
+
+    fn truncate(&mut self, seq: SeqId, len: u32) -> Result<()> {
+        let ix = self.index(seq)?;
+        self.seqs[ix].truncate(len)
+    }
+
+    fn save_seq(&mut self, seq: SeqId, w: &mut dyn Write) -> Result<u64> {
+        self.check_device()?;
+        let seq = &self.seqs[self.index(seq)?];
+        let (device, dims) = (&self.model.device, &self.model.dims);
+        let end = frontier::of(device, dims, seq)?;
+        let rows = frontier::grown(device, seq, seq.len)?;
+        state::save(&end, &frontier::borrowed(&rows), dims, self.identity, w)
+    }
+
+    fn load_seq(&mut self, r: &mut dyn Read, cap: u32) -> Result<SeqId> {
+        let mut seq = self.new_seq(cap)?;
+        let dims = &self.model.dims;
+        let mut rows: frontier::HostRows = vec![[Vec::new(), Vec::new()]; dims.n_layer];
+        let mut place = |il: usize, is_index: bool, n: usize, fill: state::Fill<'_>| {
+            let width = if is_index { dims.index_dim } else { dims.head_dim };
+            let own = &mut rows[il][usize::from(is_index)];
+            own.resize(n * width, 0.0);
+            fill(own)
+        };
+        let end = state::load(dims, cap, self.identity, r, &mut place)?;
+        frontier::restore(&self.model.device, dims, &mut seq, &end)?;
+        frontier::set_grown(&self.model.device, &seq, &rows)?;
+        self.model.device.sync()?;
+        Ok(self.register(seq))
+    }
+
+    fn accept_other_weights(&mut self, accepts: bool) {
+        self.identity.any_model = accepts;
+    }
+
+    fn mark(&mut self, seq: SeqId) -> Result<Option<Mark>> {
+        self.check_device()?;
+        let seq = &self.seqs[self.index(seq)?];
+        let end = frontier::of(&self.model.device, &self.model.dims, seq)?;
+        Ok(Some(Mark { len: seq.len, state: Box::new(end) }))
+    }
+
+    fn rewind(&mut self, seq: SeqId, mark: &Mark) -> Result<()> {
+        let ix = self.index(seq)?;
+        let (end, seq) = (state::of_mark(mark)?, &mut self.seqs[ix]);
+        if end.len > seq.len {
+            return Err(Error::NeedsReplay { len: end.len, now: seq.len });
+        }
+        // Where the rings reach, going back keeps the margin.
+        if seq.truncate(end.len).is_err() {
+            frontier::restore(&self.model.device, &self.model.dims, seq, end)?;
+            self.model.device.sync()?;
+        }
+        Ok(())
+    }
+
+    fn fork(&mut self, seq: SeqId, mark: &Mark, cap: u32) -> Result<SeqId> {
+        let ix = self.index(seq)?;
+        let end = state::of_mark(mark)?;
+        let now = self.seqs[ix].len;
+        if end.len > now {
+            return Err(Error::NeedsReplay { len: end.len, now });
+        }
+        if end.len > cap {
+            return Err(Error::ContextFull { len: end.len, more: 0, cap });
+        }
+        let mut copy = self.new_seq(cap)?;
+        let device = &self.model.device;
+        frontier::copy_grown(device, &self.seqs[ix], &copy, end.len)?;
+        frontier::restore(device, &self.model.dims, &mut copy, end)?;
+        device.sync()?;
+        Ok(self.register(copy))
+    }
+
+    fn set_probe(&mut self, probe: Option<Box<dyn Probe>>) {
+        self.probe = probe;
+    }
+
+    fn seq_bytes(&self, cap: u32) -> u64 {
+        Layout::new(&self.model.dims, cap, self.model.weights.mtp.is_some()).bytes as u64
+    }
+}
