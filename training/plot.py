@@ -33,8 +33,10 @@ def main():
     for r, x in zip(rows, xs):
         if r["length"] != length:
             length = r["length"]
+            left = sx(x) > 0.8 * W                             # no room for the label on the right
             out.append(f'<path d="M{sx(x):.1f} {PAD}V{H - PAD}" stroke="#999" stroke-dasharray="4 3"/>'
-                       f'<text x="{sx(x) + 4:.1f}" y="{PAD + 12}">windows of {length}</text>')
+                       f'<text x="{sx(x) + (-4 if left else 4):.1f}" y="{PAD - 6}" '
+                       f'text-anchor="{"end" if left else "start"}">windows of {length}</text>')
     ramp = [x for r, x in zip(rows, xs) if 0 < r["share"] < 1]
     if ramp:
         out.append(f'<rect x="{sx(ramp[0]):.1f}" y="{PAD}" width="{sx(ramp[-1]) - sx(ramp[0]):.1f}" '
@@ -43,7 +45,7 @@ def main():
     for k, (key, colour, label) in enumerate(SERIES):
         points = " ".join(f"{sx(x):.1f},{sy(y):.1f}" for x, y in zip(xs, smooth([r[key] for r in rows])))
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-                   f'<text x="{W - PAD - 110}" y="{PAD + 14 + 16 * k}" fill="{colour}">{label}</text>')
+                   f'<text x="{W / 2}" y="{PAD + 14 + 16 * k}" fill="{colour}">{label}</text>')
     out.append(f'<text x="{W / 2}" y="{H - 16}" text-anchor="middle">million tokens</text>'
                f'<text x="16" y="{H / 2}" transform="rotate(-90 16 {H / 2})" text-anchor="middle">'
                'weighted loss, nats per token (mean of 7 rows)</text></svg>')
