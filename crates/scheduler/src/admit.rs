@@ -139,6 +139,7 @@ impl Scheduler {
                 return Some(waiting);
             }
             Err(e) => {
+                self.note_loss(&e);
                 self.counters.failed += 1;
                 waiting.refuse(e);
             }

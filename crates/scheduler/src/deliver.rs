@@ -182,10 +182,14 @@ impl Scheduler {
         self.slots[ix].used = Instant::now();
         match &outcome {
             Err(Error::Cancelled) => self.counters.cancelled += 1,
-            Err(_) => self.counters.failed += 1,
+            Err(e) => {
+                self.note_loss(e);
+                self.counters.failed += 1;
+            }
             Ok(_) => {}
         }
         if let Err(e) = self.mark(ix, false) {
+            self.note_loss(&e);
             tracing::warn!("the end of a sequence was not marked: {e}");
         }
         work.client.done(outcome, &work.stats);

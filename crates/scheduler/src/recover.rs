@@ -19,10 +19,8 @@ impl Scheduler {
         tracing::error!("a step failed: {error}");
         let text = error.to_string();
         let error = Error::from(error);
-        if error.is_device_lost() {
-            self.abandon(&|| ds4_model::Error::Device(text.clone()).into());
-            return Err(error);
-        }
+        self.note_loss(&error);
+        self.check_device()?;
         if let [part] = parts {
             self.finish(part.slot, Err(Error::Failed(text)));
             return Ok(());
@@ -31,6 +29,21 @@ impl Scheduler {
             self.work(part.slot).is_solo = true;
         }
         Ok(())
+    }
+
+    /// Remembers the loss of the device, which any call of the runner may notice.
+    pub(crate) fn note_loss(&mut self, error: &Error) {
+        if let Error::Engine(ds4_engine::Error::Model(ds4_model::Error::Device(what))) = error {
+            self.lost.get_or_insert_with(|| what.clone());
+        }
+    }
+
+    /// Ends everything when the device has been lost.
+    pub(crate) fn check_device(&mut self) -> Result<()> {
+        let Some(what) = self.lost.take() else { return Ok(()) };
+        let error = || Error::from(ds4_model::Error::Device(what.clone()));
+        self.abandon(&error);
+        Err(error())
     }
 
     /// A call panicked.

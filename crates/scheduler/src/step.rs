@@ -49,6 +49,8 @@ pub struct Scheduler {
     /// Panics outside calls since the last call.
     pub(crate) n_resets: u32,
     pub(crate) logits: Vec<f32>,
+    /// What a call other than a step's met, after which nothing works any more.
+    pub(crate) lost: Option<String>,
 }
 
 impl Scheduler {
@@ -81,6 +83,7 @@ impl Scheduler {
             counters: Counters::default(),
             n_resets: 0,
             logits: Vec::new(),
+            lost: None,
         }
     }
 
@@ -133,6 +136,7 @@ impl Scheduler {
         self.slots.retain(|slot| slot.work.is_some() || runner.seq_len(slot.id).is_ok());
         self.drop_cancelled();
         self.admit();
+        self.check_device()?;
         let parts = self.plan();
         if parts.is_empty() {
             return Ok(self.active() > 0);
@@ -151,6 +155,7 @@ impl Scheduler {
             Ok(Ok(())) => {
                 self.measure(&parts, began);
                 self.deliver(&parts);
+                self.check_device()?;
             }
             Ok(Err(e)) => self.refused(&parts, e)?,
             Err(panic) => self.panicked(&parts, &panic_text(&*panic)),

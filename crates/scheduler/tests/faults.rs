@@ -111,6 +111,23 @@ fn a_lost_device_ends_everybody_and_the_worker_says_so() {
 }
 
 #[test]
+fn a_device_that_is_lost_between_steps_ends_everybody_too() {
+    let (runner, mood) = Moody::new(runner());
+    let mut s = scheduler(runner, options());
+    let before = submit(&mut s, &numbers(1, 30), 400);
+    s.step().unwrap();
+    mood.lock().unwrap().loses_seqs = true;
+    let calls = mood.lock().unwrap().calls.len();
+    let heard: Vec<Heard> = (2..6).map(|i| submit(&mut s, &numbers(i, 30), 8)).collect();
+    assert!(s.step().unwrap_err().is_device_lost());
+    for h in heard.iter().chain([&before]) {
+        assert!(outcome(h).unwrap_err().contains("unplugged"));
+    }
+    assert_eq!(mood.lock().unwrap().calls.len(), calls, "nothing more is computed");
+    assert_eq!((s.active(), s.waiting()), (0, 0));
+}
+
+#[test]
 fn without_memory_for_more_sequences_there_are_fewer() {
     let (runner, mood) = Moody::new(runner());
     mood.lock().unwrap().seqs_max = Some(2);

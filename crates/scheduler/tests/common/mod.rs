@@ -213,6 +213,7 @@ pub(crate) fn with_disk(dir: &std::path::Path) -> Scheduler {
 }
 
 /// What a [`Moody`] runner does besides computing, and what it was asked.
+#[expect(clippy::struct_excessive_bools, reason = "each is a mood of its own")]
 #[derive(Default)]
 pub(crate) struct Mood {
     /// Calls with this token panic, after they have changed their sequences.
@@ -223,6 +224,8 @@ pub(crate) struct Mood {
     pub(crate) refuses: Option<u32>,
     /// The device is gone.
     pub(crate) is_lost: bool,
+    /// The device is gone, and the next sequence is the first to notice.
+    pub(crate) loses_seqs: bool,
     /// Sequences that find memory.
     pub(crate) seqs_max: Option<usize>,
     /// Time of a token.
@@ -268,6 +271,9 @@ impl Runner for Moody {
         let mood = self.mood();
         if mood.seqs_max.is_some_and(|max| mood.open >= max) {
             return Err(ds4_model::Error::Memory("no more rows".into()));
+        }
+        if mood.loses_seqs {
+            return Err(ds4_model::Error::Device("unplugged".into()));
         }
         drop(mood);
         let seq = self.inner.open_seq(cap);
