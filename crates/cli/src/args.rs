@@ -18,7 +18,7 @@ use crate::setup::Client;
     before_help = "Without a command: a chat, or with -p or --prompt-file one answer. The answer \
         goes to stdout, all else to stderr. On a terminal, thinking is grey; elsewhere it stands \
         between <think> and </think>.",
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.",
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 70 the GPU failed.",
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     max_term_width = 100
@@ -149,7 +149,7 @@ pub(crate) struct ModelArgs {
     #[arg(short, long, value_name = "N", env = "DS4_THREADS")]
     #[arg(value_parser = value_parser!(u16).range(1..=4096))]
     pub threads: Option<u16>,
-    /// Where to compute; this build has cpu
+    /// Where to compute: cuda or cpu [default: cuda if there is a GPU that holds the model]
     #[arg(long, value_name = "NAME")]
     pub backend: Option<Backend>,
     /// Same as --backend cpu
@@ -167,11 +167,11 @@ pub(crate) struct ModelArgs {
     /// Read the whole model into memory before the first token
     #[arg(long)]
     pub warm_weights: bool,
-    /// Memory that weights may take, in GiB: experts beyond it are read from the file as they are
+    /// On the CPU: memory that weights may take, in GiB; experts beyond it are read from the file as they are
     /// chosen [default: all weights, or three quarters of the free memory if they do not fit]
     #[arg(long, value_name = "N", value_parser = ram_gb)]
     pub ram_gb: Option<f64>,
-    /// Accepted for compatibility: the CPU takes no lock
+    /// Use the GPU although another ds4 does
     #[arg(long)]
     pub no_lock: bool,
     #[command(flatten)]
@@ -478,7 +478,7 @@ pub(crate) struct BenchArgs {
     /// Write machine, model and rows here as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Show what each part of the model costs at the last context length and what this machine
+    /// On the CPU: show what each part of the model costs at the last context length and what this machine
     /// allows; write PREFIX.trace.json, a timeline for Perfetto or Chrome, and PREFIX.svg, a flame
     /// graph
     #[arg(long, value_name = "PREFIX")]

@@ -12,15 +12,16 @@ use anyhow::{Context, Result, bail};
 use ds4_cpu::{CpuRunner, speed};
 use ds4_engine::{Cancel, Dialogue, Sequence, Snapshot, argmax, per_second};
 use ds4_model::memory::SeqPlan;
-use ds4_model::{ModelFile, Runner, TokenId, shapes, synthetic};
+use ds4_model::{ModelFile, TokenId, shapes, synthetic};
 use ds4_text::Tokenizer;
 
+use crate::backend::{Engine, Needs};
 use crate::bench_report::{Report, Row, Wide};
 use crate::kernel_files::{self, Recorded};
 use crate::kernels::{Known, Limits, Phase};
 use crate::load;
-use crate::machine::{self, Machine, gib};
-use crate::options::{Bench, Subject};
+use crate::machine::{self, gib};
+use crate::options::{Backend, Bench, Subject};
 use crate::{read_bytes, terminal};
 
 /// Seed of synthetic weights and tokens: equal runs measure equal work.
@@ -28,12 +29,9 @@ const SEED: u64 = 1;
 
 /// Runs the command.
 pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
-    let machine = Machine::look();
-    let (mut runner, file) = open(options)?;
-    let (threads, cap) = (runner.threads(), options.ctx_alloc);
-    let runner = &mut runner;
-    let step_bytes = ds4_cpu::step_bytes(&file.dims, runner.chunk_max());
-    load::plan(&*runner, step_bytes, cap, "use a smaller --ctx-max")?;
+    let (mut engine, file) = open(options)?;
+    let cap = options.ctx_alloc;
+    engine.room()?.plan(engine.runner(), cap, "use a smaller --ctx-max")?;
     let tokens = tokens(options, &file)?;
     let needed = *options.frontiers.last().expect("there is a first one") as usize;
     if tokens.len() < needed {
@@ -41,11 +39,15 @@ pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
         bail!("the prompt has {have} tokens, --ctx-max is {needed}: use a longer prompt file");
     }
     let is_measured = options.is_wide || options.kernels.is_some();
-    let bandwidth = is_measured.then(|| speed::read_bandwidth(runner.pool()));
-    let mut report = Report::new(tool, options, &machine, &file, threads, bandwidth)?;
+    let bandwidth = match &engine {
+        Engine::Cpu(runner) if is_measured => Some(speed::read_bandwidth(runner.pool())),
+        _ => None,
+    };
+    let mut report = Report::new(tool, options, &engine, &file, bandwidth)?;
     let eos = load::tokenizer(&file.gguf).ok().map(|text| TokenId(text.specials().eos));
-    let wide = bandwidth.filter(|_| options.is_wide);
-    let mut bench = Walk { runner, seq: None, file: &file, eos, wide, plain: [0.0; 2] };
+    let (engine, is_wide) = (&mut engine, options.is_wide);
+    let mut bench =
+        Walk { engine, seq: None, file: &file, eos, is_wide, bandwidth, plain: [0.0; 2] };
     for &frontier in &options.frontiers {
         let prompt = &tokens[..frontier as usize];
         let is_last = frontier as usize == needed;
@@ -56,19 +58,32 @@ pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
             report.kernels(tool, phases)?;
         }
     }
-    let residency = bench.runner.residency();
+    let residency = bench.engine.runner().residency();
     report.finish(tool, residency)
 }
 
-fn open(options: &Bench) -> Result<(CpuRunner, Arc<ModelFile>)> {
+fn open(options: &Bench) -> Result<(Engine, Arc<ModelFile>)> {
+    let only_cpu = options.kernels.as_ref().map(|_| "--kernels");
+    let needs = Needs { only_cpu, ..Needs::seq(options.ctx_alloc) };
     let Subject::Synthetic { n_layer } = options.subject else {
-        return load::open_cpu(&options.model, None);
+        return load::open_engine(&options.model, needs);
     };
+    let file = Arc::new(synthetic_file(options, n_layer)?);
+    Ok((load::start(&file, &options.model, needs)?, file))
+}
+
+/// Random weights in memory, if they fit.
+fn synthetic_file(options: &Bench, n_layer: usize) -> Result<ModelFile> {
     let wanted = synthetic::flash_bytes(n_layer);
-    // The context and the steps need their share, too.
     let dims = shapes::flash_with(n_layer);
-    let besides = SeqPlan::new(&dims, options.ctx_alloc, false).bytes().total()
-        + ds4_cpu::step_bytes(&dims, ds4_cpu::CHUNK_MAX);
+    let besides = match options.model.backend {
+        // The context and the steps need their share, too.
+        Backend::Cpu | Backend::Auto => {
+            SeqPlan::new(&dims, options.ctx_alloc, false).bytes().total()
+                + ds4_cpu::step_bytes(&dims, ds4_cpu::CHUNK_MAX)
+        }
+        Backend::Cuda => 0,
+    };
     let free = machine::available_bytes().saturating_sub(besides);
     if wanted > free {
         let advice = match synthetic::layers_that_fit(free) {
@@ -82,8 +97,7 @@ fn open(options: &Bench) -> Result<(CpuRunner, Arc<ModelFile>)> {
         );
     }
     eprintln!("ds4: making {n_layer} layers of random weights, {}", gib(wanted));
-    let file = ModelFile::new(synthetic::flash(n_layer, SEED)?, None)?;
-    load::start_cpu(file, &options.model, None)
+    Ok(ModelFile::new(synthetic::flash(n_layer, SEED)?, None)?)
 }
 
 /// The tokens to prefill.
@@ -127,13 +141,15 @@ fn splitmix(seed: u64, i: u32) -> u64 {
 
 /// A sequence on its way through the context lengths.
 struct Walk<'a> {
-    runner: &'a mut CpuRunner,
+    engine: &'a mut Engine,
     seq: Option<Sequence>,
     file: &'a ModelFile,
     /// Skipped while decoding; a synthetic model has none.
     eos: Option<TokenId>,
-    /// Bytes per second from memory, when more columns are wanted.
-    wide: Option<f64>,
+    /// Whether more columns are wanted.
+    is_wide: bool,
+    /// Bytes per second from memory, where they were measured.
+    bandwidth: Option<f64>,
     /// Seconds of the last prefill and of the median token decoded after it.
     plain: [f64; 2],
 }
@@ -146,17 +162,17 @@ impl Walk<'_> {
     fn measure(&mut self, prompt: &[TokenId], cap: u32, gen_tokens: usize) -> Result<Row> {
         let mut seq = match self.seq.take() {
             Some(seq) => seq,
-            None => Sequence::open(self.runner, cap)?,
+            None => Sequence::open(self.engine.runner(), cap)?,
         };
         let from = seq.tokens().len();
         let bar = terminal::progress_bar("prefill", prompt.len() - from, "tokens");
         let start = Instant::now();
-        seq.sync(self.runner, prompt, &Cancel::default(), &mut |n| {
+        seq.sync(self.engine.runner(), prompt, &Cancel::default(), &mut |n| {
             bar.set_position((n - from) as u64);
         })?;
         let prefill = start.elapsed();
         bar.finish_and_clear();
-        let kvcache_bytes = self.runner.save_seq(seq.id(), &mut std::io::sink())?;
+        let kvcache_bytes = self.engine.runner().save_seq(seq.id(), &mut std::io::sink())?;
         let latencies = self.decode(&mut seq, gen_tokens)?;
         self.seq = Some(seq);
         self.plain = [prefill.as_secs_f64(), median(&latencies).as_secs_f64()];
@@ -169,14 +185,14 @@ impl Walk<'_> {
             gen_tokens: latencies.len(),
             gen_tps: per_second(latencies.len(), generation),
             kvcache_bytes,
-            wide: self.wide.map(|limit| self.wide(prompt.len(), prefill, latencies, limit)),
+            wide: self.is_wide.then(|| self.wide(prompt.len(), prefill, latencies)),
         })
     }
 
     /// The present end, to begin a prefill again; `None` before the first.
     fn snapshot(&mut self) -> Result<Option<Snapshot>> {
         let seq = self.seq.as_ref();
-        Ok(seq.map(|seq| seq.snapshot(self.runner)).transpose()?)
+        Ok(seq.map(|seq| seq.snapshot(self.engine.runner())).transpose()?)
     }
 
     /// Prefills to the end of `prompt` from an earlier end again and decodes some tokens, all of it
@@ -190,15 +206,15 @@ impl Walk<'_> {
     ) -> Result<Vec<Phase>> {
         let mut seq = self.seq.take().context("no context length was measured")?;
         if let Some(snapshot) = from {
-            seq.restore(self.runner, snapshot)?;
+            seq.restore(self.engine.runner(), snapshot)?;
         } else {
             let cap = seq.cap();
-            seq.close(self.runner);
-            seq = Sequence::open(self.runner, cap)?;
+            seq.close(self.engine.runner());
+            seq = Sequence::open(self.engine.runner(), cap)?;
         }
         let (dims, from, end) = (&self.file.dims, seq.tokens().len(), prompt.len());
         let calls = self.record(&mut seq, prompt, n)?;
-        let limits = &mut Limits::new(self.runner.pool(), bandwidth);
+        let limits = &mut Limits::new(self.cpu()?.pool(), bandwidth);
         let row_macs = (from..end).map(|pos| read_bytes::row_macs(dims, pos)).sum();
         let known = Known { row_bytes: 0, row_macs };
         let plain = self.plain;
@@ -224,7 +240,7 @@ impl Walk<'_> {
         let mut calls = Vec::new();
         let name = format!("prefill of {new} tokens");
         calls.push(self.recorded(name, |walk| {
-            seq.sync(walk.runner, prompt, &Cancel::default(), &mut |_| {})?;
+            seq.sync(walk.engine.runner(), prompt, &Cancel::default(), &mut |_| {})?;
             Ok(())
         })?);
         let mut row = seq.logits().to_vec();
@@ -235,16 +251,24 @@ impl Walk<'_> {
         Ok(calls)
     }
 
+    /// The runner that can be recorded.
+    fn cpu(&self) -> Result<&CpuRunner> {
+        match &*self.engine {
+            Engine::Cpu(runner) => Ok(runner),
+            Engine::Cuda(_) => bail!("--kernels works on the CPU only for now"),
+        }
+    }
+
     fn recorded(
         &mut self,
         name: String,
         f: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Recorded> {
-        self.runner.start_trace();
+        self.cpu()?.start_trace();
         let start = Instant::now();
         let done = f(self);
         let seconds = start.elapsed().as_secs_f64();
-        let events = self.runner.stop_trace();
+        let events = self.cpu()?.stop_trace();
         done.map(|()| Recorded { name, seconds, events })
     }
 
@@ -254,14 +278,14 @@ impl Walk<'_> {
             row[eos.0 as usize] = f32::NEG_INFINITY;
         }
         let next = argmax(row)?;
-        seq.append(self.runner, &[next], 1)?;
+        seq.append(self.engine.runner(), &[next], 1)?;
         row.copy_from_slice(seq.logits());
         Ok(())
     }
 
     /// Decodes `n` tokens greedily and sets the sequence back; returns the time of each.
     fn decode(&mut self, seq: &mut Sequence, n: usize) -> Result<Vec<Duration>> {
-        let snapshot = seq.snapshot(self.runner)?;
+        let snapshot = seq.snapshot(self.engine.runner())?;
         let mut latencies = Vec::with_capacity(n);
         let mut row = seq.logits().to_vec();
         for _ in 0..n {
@@ -269,11 +293,12 @@ impl Walk<'_> {
             self.append_best(seq, &mut row)?;
             latencies.push(start.elapsed());
         }
-        seq.restore(self.runner, snapshot).context("cannot go back to the context length")?;
+        seq.restore(self.engine.runner(), snapshot)
+            .context("cannot go back to the context length")?;
         Ok(latencies)
     }
 
-    fn wide(&self, len: usize, ttft: Duration, mut all: Vec<Duration>, bandwidth: f64) -> Wide {
+    fn wide(&self, len: usize, ttft: Duration, mut all: Vec<Duration>) -> Wide {
         let mean = all.iter().sum::<Duration>().as_secs_f64() / all.len().max(1) as f64;
         all.sort_unstable();
         let at = |share: f64| {
@@ -291,7 +316,7 @@ impl Walk<'_> {
             p99_ms: at(0.99),
             bytes_per_token,
             gb_per_s: rate / 1e9,
-            bandwidth_share: rate / bandwidth,
+            bandwidth_share: self.bandwidth.map(|limit| rate / limit),
         }
     }
 }

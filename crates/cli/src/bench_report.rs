@@ -5,10 +5,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use ds4_cuda::DeviceInfo;
 use ds4_model::{ModelFile, Residency};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::backend::{Engine, short_gib};
 use crate::kernels::Phase;
 use crate::load;
 use crate::machine::{Machine, gib};
@@ -47,8 +49,8 @@ pub(crate) struct Wide {
     pub bytes_per_token: u64,
     /// Those bytes divided by the mean time of a token.
     pub gb_per_s: f64,
-    /// The same as a share of the measured read bandwidth.
-    pub bandwidth_share: f64,
+    /// The same as a share of the measured read bandwidth, where it was measured.
+    pub bandwidth_share: Option<f64>,
 }
 
 const HEADER: &str = "ctx_tokens,prefill_tokens,prefill_tps,gen_tokens,gen_tps,kvcache_bytes";
@@ -60,7 +62,10 @@ struct Summary {
     tool: &'static str,
     version: &'static str,
     machine: Machine,
-    threads: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<Gpu>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
     backend: &'static str,
     read_bandwidth_gb_per_s: Option<f64>,
     model: Model,
@@ -72,6 +77,23 @@ struct Summary {
     /// Which experts had to be read, where memory is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     residency: Option<Value>,
+}
+
+/// The device that computes, where it is not the processor.
+#[derive(Serialize)]
+struct Gpu {
+    name: String,
+    /// Compute capability, as one number.
+    arch: u32,
+    multiprocessors: u32,
+    memory_bytes: u64,
+}
+
+impl Gpu {
+    fn of(info: &DeviceInfo) -> Self {
+        let DeviceInfo { name, arch, sms, memory_bytes } = info.clone();
+        Self { name, arch, multiprocessors: sms, memory_bytes }
+    }
 }
 
 #[derive(Serialize)]
@@ -97,21 +119,29 @@ impl Report {
     pub(crate) fn new(
         tool: &str,
         options: &Bench,
-        machine: &Machine,
+        engine: &Engine,
         file: &ModelFile,
-        threads: usize,
         bandwidth: Option<f64>,
     ) -> Result<Self> {
         let is_synthetic = matches!(options.subject, Subject::Synthetic { .. });
+        let machine = Machine::look();
+        let gpu = engine.device().map(Gpu::of);
+        let device = gpu.as_ref().map_or_else(String::new, |gpu| {
+            format!(", {}, {}", gpu.name, short_gib(gpu.memory_bytes))
+        });
         eprintln!(
-            "{tool}: machine: {}, {} CPUs, {} memory, {}, {}",
+            "{tool}: machine: {}, {} CPUs, {} memory, {}, {}{device}",
             machine.cpu,
             machine.n_cpu,
             gib(machine.memory_bytes),
             machine.os,
             machine.arch
         );
-        if let Some(rate) = bandwidth {
+        let threads = match engine {
+            Engine::Cpu(runner) => Some(runner.threads()),
+            Engine::Cuda(_) => None,
+        };
+        if let (Some(rate), Some(threads)) = (bandwidth, threads) {
             eprintln!("{tool}: read bandwidth: {:.1} GB/s with {threads} threads", rate / 1e9);
         }
         let (csv, csv_name): (Box<dyn Write>, _) = match &options.csv {
@@ -125,9 +155,10 @@ impl Report {
         let summary = Summary {
             tool: "ds4 bench",
             version: env!("CARGO_PKG_VERSION"),
-            machine: machine.clone(),
+            machine,
+            gpu,
             threads,
-            backend: "cpu",
+            backend: engine.name(),
             read_bandwidth_gb_per_s: bandwidth.map(|rate| rate / 1e9),
             model: Model {
                 name: file.name.clone(),
@@ -200,14 +231,10 @@ fn csv_row(row: &Row) -> String {
         row.kvcache_bytes
     );
     let Some(wide) = &row.wide else { return base };
+    let share = wide.bandwidth_share.map_or_else(String::new, |share| format!("{share:.4}"));
     format!(
-        "{base},{:.2},{:.2},{:.2},{},{:.3},{:.4}",
-        wide.ttft_ms,
-        wide.p50_ms,
-        wide.p99_ms,
-        wide.bytes_per_token,
-        wide.gb_per_s,
-        wide.bandwidth_share
+        "{base},{:.2},{:.2},{:.2},{},{:.3},{share}",
+        wide.ttft_ms, wide.p50_ms, wide.p99_ms, wide.bytes_per_token, wide.gb_per_s,
     )
 }
 
@@ -234,7 +261,7 @@ mod tests {
             p99_ms: 3.0,
             bytes_per_token: 4,
             gb_per_s: 5.0,
-            bandwidth_share: 0.6,
+            bandwidth_share: Some(0.6),
         };
         let wide = csv_row(&Row { wide: Some(wide), ..row });
         assert_eq!(wide, "2048,2048,123.46,128,10.00,12345,1.00,2.00,3.00,4,5.000,0.6000");

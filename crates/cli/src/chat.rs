@@ -11,6 +11,7 @@ use ds4_model::{Residency, TokenId};
 use ds4_text::parse::{Event, ParserOptions};
 use ds4_text::{BOS, Tokenizer};
 
+use crate::backend::{Needs, Room};
 use crate::load;
 use crate::machine::check_memory;
 use crate::options::{Chat, Prompt, THINK_MAX_CTX, Thinking};
@@ -39,6 +40,8 @@ pub(crate) struct Talk {
     cancel: Cancel,
     /// Answers so far: each has its own random stream.
     n_answers: u64,
+    /// Memory for its sequence.
+    room: Room,
     /// How experts had been found when the last answer was reported.
     residency: Residency,
 }
@@ -47,7 +50,7 @@ impl Talk {
     /// Loads the model and opens a sequence.
     pub(crate) fn open(options: &Chat) -> Result<Self> {
         let cancel = terminal::interrupt()?;
-        let loaded = load::open(&options.model)?;
+        let loaded = load::open(&options.model, Needs::seq(options.ctx))?;
         let tokenizer = load::tokenizer(&loaded.file.gguf)?;
         loaded.plan(options.ctx, ADVICE)?;
         let stops = stop_ids(tokenizer.specials());
@@ -62,6 +65,7 @@ impl Talk {
             stops,
             cancel,
             n_answers: 0,
+            room: loaded.room,
             residency: Residency::default(),
         };
         talk.set_thinking(options.thinking);
@@ -87,7 +91,10 @@ impl Talk {
         let runner = self.session.runner();
         let (now, then) = (runner.seq_bytes(old), runner.seq_bytes(ctx));
         let more = then.saturating_sub(now);
-        check_memory(more, &format!("a context of {ctx} tokens"), ADVICE)?;
+        // A GPU says itself what it has not; then the old context is opened again.
+        if let Room::Host { .. } = self.room {
+            check_memory(more, &format!("a context of {ctx} tokens"), ADVICE)?;
+        }
         if let Err(error) = self.session.reopen(ctx) {
             self.session.reopen(old)?;
             return Err(error.into());

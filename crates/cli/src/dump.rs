@@ -10,6 +10,7 @@ use ds4_gguf::write::replace_file;
 use ds4_model::TokenId;
 use ds4_text::Tokenizer;
 
+use crate::backend::Needs;
 use crate::chat::{Talk, prompt_ids, prompt_text};
 use crate::number::g9;
 use crate::options::{Chat, Model, Prompt, Source};
@@ -139,7 +140,7 @@ fn text_json(bytes: &[u8]) -> String {
 /// `--perplexity-file`: how well the model predicts a text.
 pub(crate) fn score(model: &Model, ctx: u32, path: &Path) -> Result<()> {
     let text = load::read_text(path)?;
-    let mut loaded = load::open(model)?;
+    let mut loaded = load::open(model, Needs::seq(ctx))?;
     let tokenizer = load::tokenizer(&loaded.file.gguf)?;
     let ids = tokenizer.encode_with_control(&text);
     let tokens: Vec<TokenId> = ids.into_iter().map(TokenId).collect();

@@ -20,9 +20,19 @@ pub(crate) fn report(tool: &str, error: &anyhow::Error) -> ExitCode {
     }
     match error {
         error if error.is::<Usage>() => ExitCode::from(2),
-        error if error.is::<DeviceLost>() => ExitCode::from(70),
+        error if error.is::<DeviceLost>() || is_device(error) => ExitCode::from(70),
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Whether the device failed while it was used.
+pub(crate) fn is_device(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let model = cause.downcast_ref::<ds4_model::Error>();
+        let engine = cause.downcast_ref::<ds4_engine::Error>();
+        matches!(model, Some(ds4_model::Error::Device(_)))
+            || matches!(engine, Some(ds4_engine::Error::Model(ds4_model::Error::Device(_))))
+    })
 }
 
 /// Whether the reader of our output has gone away.
@@ -66,5 +76,9 @@ mod tests {
             Err(io::Error::from(io::ErrorKind::BrokenPipe)).context("cannot write");
         assert!(is_closed_pipe(&pipe.unwrap_err()));
         assert!(!is_closed_pipe(&error));
+        let lost = || ds4_model::Error::Device("gone".to_owned());
+        assert!(is_device(&anyhow::Error::from(lost()).context("while answering")));
+        assert!(is_device(&ds4_engine::Error::from(lost()).into()));
+        assert!(!is_device(&error));
     }
 }

@@ -12,6 +12,7 @@ use ds4_model::{Dims, ExpertInputs, Place, Probe, Stage, TokenId, Weights};
 use ds4_quantize::Imatrix;
 use ds4_text::{BOS, Tokenizer};
 
+use crate::backend::Needs;
 use crate::load::{self, Loaded};
 use crate::options::Model;
 use crate::terminal;
@@ -34,7 +35,9 @@ pub(crate) struct Collect {
 /// Runs the command.
 pub(crate) fn run(options: &Collect) -> Result<()> {
     let text = load::read_text(&options.dataset)?;
-    let mut loaded = load::open(&options.model)?;
+    // Only the CPU tells what its experts are given.
+    let needs = Needs { only_cpu: Some("--imatrix-dataset"), ..Needs::seq(1) };
+    let mut loaded = load::open(&options.model, needs)?;
     let tokenizer = load::tokenizer(&loaded.file.gguf)?;
     let prompts = prompts(&tokenizer, &text, options);
     let total: usize = prompts.iter().map(Vec::len).sum();

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod backend;
 mod bench;
 mod bench_report;
 mod cache;
@@ -19,6 +20,7 @@ mod inspect;
 mod kernel_files;
 mod kernels;
 mod load;
+mod lock;
 mod logits;
 mod machine;
 mod number;

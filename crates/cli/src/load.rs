@@ -11,7 +11,8 @@ use ds4_gguf::Gguf;
 use ds4_model::{ModelFile, Numerics, Residency, Runner, Steering};
 use ds4_text::Tokenizer;
 
-use crate::machine::{available_bytes, check_address_space, check_memory, gib};
+use crate::backend::{self, Engine, Found, Needs, Room};
+use crate::machine::{available_bytes, check_address_space, gib};
 use crate::options::{Model, Source, SteeringFile};
 use crate::{demo, terminal};
 
@@ -21,24 +22,17 @@ pub(crate) struct Loaded {
     pub runner: Box<dyn Runner>,
     /// Its file.
     pub file: Arc<ModelFile>,
-    /// Memory its steps take besides weights and sequences, at most.
-    pub step_bytes: u64,
+    /// Memory for its sequences.
+    pub room: Room,
+    /// Name of the backend.
+    pub backend: &'static str,
 }
 
 impl Loaded {
     /// Refuses a sequence of `cap` tokens that does not fit into memory; says what it takes.
     pub(crate) fn plan(&self, cap: u32, advice: &str) -> Result<()> {
-        plan(&*self.runner, self.step_bytes, cap, advice)
+        self.room.plan(&*self.runner, cap, advice)
     }
-}
-
-/// As [`Loaded::plan`], of a runner whose steps take `step_bytes`.
-pub(crate) fn plan(runner: &dyn Runner, step_bytes: u64, cap: u32, advice: &str) -> Result<()> {
-    let bytes = runner.seq_bytes(cap);
-    check_memory(bytes + step_bytes, &format!("a context of {cap} tokens"), advice)?;
-    let (bytes, step) = (gib(bytes), gib(step_bytes));
-    terminal::note(&format!("context: {cap} tokens, {bytes}, and at most {step} to compute"));
-    Ok(())
 }
 
 /// Opens the container alone.
@@ -64,16 +58,16 @@ pub(crate) fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
 }
 
 /// Opens a model and prepares the backend.
-pub(crate) fn open(model: &Model) -> Result<Loaded> {
-    start(open_file(model)?, model)
+pub(crate) fn open(model: &Model, needs: Needs) -> Result<Loaded> {
+    let (engine, file) = open_engine(model, needs)?;
+    let (room, backend) = (engine.room()?, engine.name());
+    Ok(Loaded { runner: engine.into_runner(), file, room, backend })
 }
 
-/// Opens a model and prepares the CPU, for what only its runner can do.
-pub(crate) fn open_cpu(
-    model: &Model,
-    numerics: Option<Numerics>,
-) -> Result<(CpuRunner, Arc<ModelFile>)> {
-    start_cpu(open_file(model)?, model, numerics)
+/// As [`open`], for what is particular to a backend.
+pub(crate) fn open_engine(model: &Model, needs: Needs) -> Result<(Engine, Arc<ModelFile>)> {
+    let file = Arc::new(open_file(model)?);
+    Ok((start(&file, model, needs)?, file))
 }
 
 /// Opens and checks the files of a model.
@@ -94,11 +88,25 @@ pub(crate) fn open_file(model: &Model) -> Result<ModelFile> {
     Ok(file)
 }
 
-/// Prepares the backend for a checked model.
-pub(crate) fn start(file: ModelFile, model: &Model) -> Result<Loaded> {
-    let (runner, file) = start_cpu(file, model, None)?;
-    let step_bytes = ds4_cpu::step_bytes(&file.dims, runner.chunk_max());
-    Ok(Loaded { runner: Box::new(runner), file, step_bytes })
+/// Says what a model is and prepares its backend.
+pub(crate) fn start(file: &Arc<ModelFile>, model: &Model, needs: Needs) -> Result<Engine> {
+    describe(file, needs);
+    Ok(match backend::cuda(file, model, needs)? {
+        Found::Cuda(runner) => Engine::Cuda(runner),
+        Found::Cpu(why) => {
+            Engine::Cpu(Box::new(start_cpu(file, model, needs.numerics, why.as_deref())?))
+        }
+    })
+}
+
+/// Says what a model is.
+pub(crate) fn describe(file: &ModelFile, needs: Needs) {
+    let mtp = if file.has_mtp() { ", MTP block" } else { "" };
+    let bytes = gib(file.tensor_bytes());
+    terminal::note(&format!("model: {}, {bytes}{mtp}", file.description));
+    if needs.numerics.is_none() && file.dims.profile_g() != Numerics::PROFILE_G {
+        terminal::note("note: computing without the roundings whose blocks do not fit this shape");
+    }
 }
 
 /// Address space that a model takes at most before its first step: threads with their stacks and
@@ -115,36 +123,30 @@ fn fixed_bytes(file: &ModelFile, options: &CpuOptions) -> u64 {
     OTHER + THREAD * n_threads as u64 + TOKEN * file.dims.n_vocab as u64 + step
 }
 
-/// As [`start`], with the concrete runner.
+/// Prepares the CPU; `why` it and not a GPU, if there is one.
 pub(crate) fn start_cpu(
-    file: ModelFile,
+    file: &Arc<ModelFile>,
     model: &Model,
     numerics: Option<Numerics>,
-) -> Result<(CpuRunner, Arc<ModelFile>)> {
-    let mtp = if file.has_mtp() { ", MTP block" } else { "" };
-    let bytes = gib(file.tensor_bytes());
-    terminal::note(&format!("model: {}, {bytes}{mtp}", file.description));
-    let own = file.dims.profile_g();
-    if numerics.is_none() && own != Numerics::PROFILE_G {
-        terminal::note("note: computing without the roundings whose blocks do not fit this shape");
-    }
-    let numerics = numerics.unwrap_or(own);
+    why: Option<&str>,
+) -> Result<CpuRunner> {
+    let numerics = numerics.unwrap_or_else(|| file.dims.profile_g());
     let threads = model.threads.unwrap_or(0);
-    let weights_bytes_max = weights_bytes_max(&file, model.ram_bytes);
+    let weights_bytes_max = weights_bytes_max(file, model.ram_bytes);
     let options = CpuOptions { threads, numerics, weights_bytes_max, ..CpuOptions::default() };
-    check_address_space(fixed_bytes(&file, &options), "running the model")?;
-    let file = Arc::new(file);
-    let runner = CpuRunner::new(&file, &options).map_err(|error| match model.ram_bytes {
+    check_address_space(fixed_bytes(file, &options), "running the model")?;
+    let runner = CpuRunner::new(file, &options).map_err(|error| match model.ram_bytes {
         Some(_) => anyhow::Error::from(error).context("--ram-gb"),
         None => error.into(),
     })?;
     match runner.residency() {
         Some(tiers) => note_tiers(&tiers, runner.chunk_max()),
-        None if model.is_warm => warm(&file)?,
+        None if model.is_warm => warm(file)?,
         None => {}
     }
-    terminal::note(&format!("backend: CPU, {} threads", runner.threads()));
-    Ok((runner, file))
+    let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+    terminal::note(&format!("backend: CPU, {} threads{why}", runner.threads()));
+    Ok(runner)
 }
 
 /// Bytes of weights that may be in memory: as asked for, else three quarters of what is free where
@@ -182,7 +184,7 @@ pub(crate) fn residency_line(part: &Residency) -> String {
 }
 
 /// Reads every page of the weights once, so that the first tokens need not wait for the disk.
-fn warm(file: &ModelFile) -> Result<()> {
+pub(crate) fn warm(file: &ModelFile) -> ds4_model::Result<()> {
     const PAGE: usize = 4096;
     const STEP: usize = 64 << 20;
     for gguf in std::iter::once(&file.gguf).chain(&file.mtp) {

@@ -10,8 +10,8 @@ use ds4_model::npy::{Elem, header};
 use ds4_model::{Place, Recorder, Runner, Stage, Stages, TokenId};
 use serde_json::Value;
 
+use crate::backend::Needs;
 use crate::load;
-use crate::machine::check_memory;
 use crate::options::Logits;
 
 /// Tokens in a call unless asked otherwise: bounds the rows of logits kept at once.
@@ -20,19 +20,21 @@ const CHUNK: usize = 64;
 /// Runs the command.
 pub(crate) fn run(options: &Logits) -> Result<()> {
     let tokens = read_ids(&options.tokens)?;
-    let (mut runner, file) = load::open_cpu(&options.model, options.numerics)?;
+    let cap = u32::try_from(tokens.len()).context("too many tokens")?;
+    let needs = Needs { numerics: options.numerics, ..Needs::seq(cap) };
+    let (mut engine, file) = load::open_engine(&options.model, needs)?;
+    let room = engine.room()?;
+    let runner = engine.runner();
     let n_vocab = runner.dims().n_vocab;
     check_ids(&tokens, n_vocab)?;
-    let cap = u32::try_from(tokens.len()).context("too many tokens")?;
-    let bytes = runner.seq_bytes(cap) + ds4_cpu::step_bytes(&file.dims, runner.chunk_max());
-    check_memory(bytes, "the sequence", "use fewer tokens")?;
+    room.plan(runner, cap, "use fewer tokens")?;
     let recorder = Recorder::new();
     if options.stages.is_some() {
         runner.set_probe(Some(Box::new(recorder.clone())));
     }
     let chunk = options.chunk.unwrap_or(CHUNK).min(runner.chunk_max());
     let shape = [tokens.len(), n_vocab];
-    write_logits(&mut runner, &tokens, chunk, &options.out, &header(Elem::F32, &shape)?)?;
+    write_logits(runner, &tokens, chunk, &options.out, &header(Elem::F32, &shape)?)?;
     eprintln!("ds4: wrote logits of {} tokens to {}", tokens.len(), options.out.display());
     let Some(dir) = &options.stages else { return Ok(()) };
     let mut stages = recorder.take();
@@ -40,7 +42,7 @@ pub(crate) fn run(options: &Logits) -> Result<()> {
         // As the references do it: every state with the token that follows it.
         let hidden = &stages[&Place::Layer(file.dims.n_layer - 1).name(Stage::Hidden)];
         let pairs = tokens.len() - 1;
-        runner.mtp_forward(&hidden.data[..pairs * hidden.width()], &tokens[1..])?;
+        engine.mtp_forward(&hidden.data[..pairs * hidden.width()], &tokens[1..])?;
         stages.extend(recorder.take());
     }
     write_stages(&stages, dir)?;

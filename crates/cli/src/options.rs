@@ -7,9 +7,9 @@ use ds4_engine::Sampling;
 use ds4_model::Numerics;
 
 use crate::args::{
-    Backend, BenchArgs, ChatArgs, Cli, Command, EvalArgs, InspectArgs, LogitsArgs, ModelArgs,
-    NumericsArg, ParseArgs, PromptArgs, QuantizeArgs, RenderArgs, SamplingArgs, SetupArgs,
-    SteeringArgs, TokenizeArgs, VocabArgs,
+    Backend as BackendArg, BenchArgs, ChatArgs, Cli, Command, EvalArgs, InspectArgs, LogitsArgs,
+    ModelArgs, NumericsArg, ParseArgs, PromptArgs, QuantizeArgs, RenderArgs, SamplingArgs,
+    SetupArgs, SteeringArgs, TokenizeArgs, VocabArgs,
 };
 use crate::cache::CacheArgs;
 use crate::imatrix::Collect;
@@ -126,6 +126,10 @@ pub(crate) struct Model {
     pub mtp: Option<PathBuf>,
     /// Drafts in a step at most.
     pub draft_max: usize,
+    /// Where to compute.
+    pub backend: Backend,
+    /// Whether a GPU is taken for this process alone.
+    pub is_locked: bool,
     /// CPU threads; `None` for one on each core.
     pub threads: Option<usize>,
     /// Read all weights before the first token.
@@ -134,6 +138,17 @@ pub(crate) struct Model {
     pub ram_bytes: Option<u64>,
     /// How to steer it.
     pub steering: Option<SteeringFile>,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// On a GPU if there is one that holds the model, else on the CPU.
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On an NVIDIA GPU.
+    Cuda,
 }
 
 /// Directions in a file, and how strongly they count.
@@ -359,29 +374,40 @@ fn resolve_sampling(args: &SamplingArgs) -> Resolved<Sampling> {
 }
 
 pub(crate) fn resolve_model(args: ModelArgs) -> Resolved<Model> {
-    let gpu = match args.backend {
-        Some(Backend::Cuda) => Some("--backend cuda"),
-        Some(Backend::Metal) => Some("--backend metal"),
-        None if args.cuda => Some("--cuda"),
-        None if args.metal => Some("--metal"),
-        Some(Backend::Cpu) | None => None,
-    };
-    if let Some(flag) = gpu {
-        return refuse(format!(
-            "{flag} is not available in this build, which computes on the CPU: drop it or use --cpu"
-        ));
-    }
+    let backend = resolve_backend(&args)?;
     let is_off = |value: std::ffi::OsString| !value.is_empty() && value != "0";
     let may_draft = !std::env::var_os("DS4_MTP_SPEC_DISABLE").is_some_and(is_off);
     Ok(Model {
         source: source(args.model),
         mtp: args.mtp,
         draft_max: if may_draft { usize::from(args.mtp_draft) } else { 0 },
+        backend,
+        is_locked: !args.no_lock,
         threads: args.threads.map(usize::from),
         is_warm: args.warm_weights,
         ram_bytes: args.ram_gb.map(ram_bytes),
         steering: resolve_steering(args.steering),
     })
+}
+
+fn resolve_backend(args: &ModelArgs) -> Resolved<Backend> {
+    match (args.backend, args.metal, args.cuda, args.cpu) {
+        (Some(BackendArg::Metal), ..) => no_metal("--backend metal"),
+        (None, true, ..) => no_metal("--metal"),
+        (Some(BackendArg::Cuda), ..) | (None, _, true, _) if args.ram_gb.is_some() => refuse(
+            "--ram-gb keeps a part of the weights in memory, which only the CPU can do: drop it or \
+             use --backend cpu",
+        ),
+        (Some(BackendArg::Cuda), ..) | (None, _, true, _) => Ok(Backend::Cuda),
+        (Some(BackendArg::Cpu), ..) | (None, _, _, true) => Ok(Backend::Cpu),
+        (None, false, false, false) => Ok(Backend::Auto),
+    }
+}
+
+fn no_metal<T>(flag: &str) -> Resolved<T> {
+    refuse(format!(
+        "{flag} is not available in this build, which computes on NVIDIA GPUs and on the CPU: drop it"
+    ))
 }
 
 /// GiB to bytes.
@@ -480,6 +506,22 @@ fn frontiers(start: u32, max: u32, incr: u32, mul: f64) -> Vec<u32> {
     out
 }
 
+/// The demo model on a backend.
+#[cfg(test)]
+pub(crate) fn test_model(backend: Backend) -> Model {
+    Model {
+        source: Source::Demo,
+        mtp: None,
+        draft_max: 0,
+        backend,
+        is_locked: true,
+        threads: Some(1),
+        is_warm: false,
+        ram_bytes: None,
+        steering: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -504,9 +546,11 @@ mod tests {
     #[test]
     fn nothing_is_silently_ignored() {
         for (args, want) in [
-            (&["--cuda"][..], "--cuda is not available"),
-            (&["--metal"], "--metal is not available"),
-            (&["--backend", "cuda"], "--backend cuda is not available"),
+            (&["--metal"][..], "--metal is not available"),
+            (&["--backend", "metal"], "--backend metal is not available"),
+            (&["--cuda", "--cpu"], "cannot be used with"),
+            (&["--cuda", "--ram-gb", "9"], "--ram-gb keeps a part of the weights"),
+            (&["--backend", "cuda", "--ram-gb", "9"], "use --backend cpu"),
             (&["--dir-steering-ffn", "-1"], "--dir-steering-file"),
             (&["--dir-steering-file", "x", "--dir-steering-attn", "101"], "between -100 and 100"),
             (&["--imatrix-out", "x"], "--imatrix-dataset"),
@@ -527,6 +571,26 @@ mod tests {
             let error = task(args).unwrap_err();
             assert!(error.contains(want), "{args:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_backend_is_what_was_asked_for() {
+        for (args, want) in [
+            (&[][..], Backend::Auto),
+            (&["--ram-gb", "9"], Backend::Auto),
+            (&["--cpu"], Backend::Cpu),
+            (&["--backend", "cpu"], Backend::Cpu),
+            (&["--cuda"], Backend::Cuda),
+            (&["--backend", "cuda"], Backend::Cuda),
+        ] {
+            let Task::Answer(chat, _) = task(&[&["-p", "hi"], args].concat()).unwrap() else {
+                panic!("not an answer");
+            };
+            assert_eq!(chat.model.backend, want, "{args:?}");
+            assert!(chat.model.is_locked);
+        }
+        let Task::Repl(chat) = task(&["--no-lock"]).unwrap() else { panic!("not a chat") };
+        assert!(!chat.model.is_locked);
     }
 
     #[test]

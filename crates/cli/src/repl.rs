@@ -83,7 +83,9 @@ pub(crate) fn run(options: &Chat) -> Result<()> {
         match obey(&mut talk, &line, &mut last) {
             Ok(true) => {}
             Ok(false) => break,
-            Err(error) if fault::is_closed_pipe(&error) => return Err(error),
+            Err(error) if fault::is_closed_pipe(&error) || fault::is_device(&error) => {
+                return Err(error);
+            }
             Err(error) => eprintln!("ds4: {}", advice(&error)),
         }
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use ds4_engine::DRAFT_MAX;
 use ds4_gguf::TensorType;
 use ds4_kvstore::KvStore;
-use ds4_model::ModelFile;
+use ds4_model::{ModelFile, Runner};
 use ds4_scheduler::{Disk, Options as Sharing, Scheduler, Worker, identity};
 use ds4_server::{Keys, Listener, Script, Server, Stopped, Trace};
 use ds4_turns::{CacheTexts, Turns};
@@ -19,9 +19,10 @@ use tokio::net::{TcpListener, UnixListener, lookup_host};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::backend::{Found, Needs};
 use crate::serve_options::{DiskCache, Serve};
-use crate::serve_plan::{Plan, Wanted, plan};
-use crate::{load, serve_log};
+use crate::serve_plan::{self, Plan, Wanted};
+use crate::{backend, load, serve_log};
 
 /// Threads that convert and render requests.
 const PREPARING_MAX: usize = 8;
@@ -51,15 +52,12 @@ pub(crate) fn run(mut serve: Serve) -> Result<()> {
     let runtime = runtime()?;
     // Ports that are taken should be known before minutes are spent on loading.
     let sockets = runtime.block_on(Sockets::bind(&serve))?;
-    let file = load::open_file(&serve.model)?;
-    let (ctx, ctx_total, parallel) = (serve.options.ctx, serve.ctx_total, serve.parallel);
-    let weights_bytes_max = load::weights_bytes_max(&file, serve.model.ram_bytes);
-    // Settled once: the plan below is made for it.
-    serve.model.ram_bytes = weights_bytes_max;
-    let plan = plan(&file, Wanted { ctx, ctx_total, parallel, weights_bytes_max })?;
+    let file = Arc::new(load::open_file(&serve.model)?);
+    let (runner, plan) = start_runner(&mut serve, &file)?;
     serve.options.requests_max = 2 * (plan.parallel + serve.queue_max) + 16;
+    let ctx = serve.options.ctx;
     let store = serve.disk.as_ref().map(|disk| open_store(disk, &file, ctx)).transpose()?;
-    let (worker, turns) = start_worker(&serve, file, &plan, store.clone())?;
+    let (worker, turns) = start_worker(&serve, &file, runner, &plan, store.clone())?;
     let server = Server::new(worker, turns, serve.options.clone());
     let server = Arc::new(server.with_store(store).with_trace(trace).with_script(script));
     let stopped = runtime.block_on(async {
@@ -131,14 +129,36 @@ fn quant_bits(file: &ModelFile) -> u8 {
     }
 }
 
+/// Loads the model where it is to run, and settles what sessions get there.
+fn start_runner(serve: &mut Serve, file: &Arc<ModelFile>) -> Result<(Box<dyn Runner>, Plan)> {
+    let (ctx, ctx_total, parallel) = (serve.options.ctx, serve.ctx_total, serve.parallel);
+    let wanted = Wanted { ctx, ctx_total, parallel, weights_bytes_max: None };
+    let needs = Needs::seq(ctx);
+    load::describe(file, needs);
+    match backend::cuda(file, &serve.model, needs)? {
+        Found::Cuda(runner) => {
+            let plan = serve_plan::on_device(&*runner, runner.free_bytes()?, wanted)?;
+            Ok((runner, plan))
+        }
+        Found::Cpu(why) => {
+            let weights_bytes_max = load::weights_bytes_max(file, serve.model.ram_bytes);
+            // Settled once: the plan below is made for it.
+            serve.model.ram_bytes = weights_bytes_max;
+            let plan = serve_plan::plan(file, Wanted { weights_bytes_max, ..wanted })?;
+            let runner = load::start_cpu(file, &serve.model, None, why.as_deref())?;
+            Ok((Box::new(runner), plan))
+        }
+    }
+}
+
 fn start_worker(
     serve: &Serve,
-    file: ModelFile,
+    file: &ModelFile,
+    runner: Box<dyn Runner>,
     plan: &Plan,
     store: Option<KvStore>,
 ) -> Result<(Worker, Arc<Turns>)> {
     let tokenizer = Arc::new(load::tokenizer(&file.gguf)?);
-    let loaded = load::start(file, &serve.model)?;
     let turns = Turns::new(tokenizer, serve.turns);
     let turns = Arc::new(match &store {
         Some(store) => turns.with_disk(store.clone()),
@@ -156,7 +176,7 @@ fn start_worker(
     let disk_options = serve.disk.as_ref().map(|disk| disk.options);
     let disk = store.zip(disk_options).map(|(store, options)| Disk { store, options });
     let texts = Box::new(CacheTexts::new(Arc::clone(&turns)));
-    let scheduler = Scheduler::new(loaded.runner, sharing, texts, disk);
+    let scheduler = Scheduler::new(runner, sharing, texts, disk);
     Ok((Worker::spawn(scheduler).context("cannot start the worker")?, turns))
 }
 

@@ -2,9 +2,10 @@
 
 use anyhow::{Result, bail};
 use ds4_cpu::CpuOptions;
-use ds4_model::ModelFile;
 use ds4_model::memory::SeqPlan;
+use ds4_model::{ModelFile, Runner};
 
+use crate::backend::Room;
 use crate::machine::{available_bytes, gib};
 
 /// Sessions when nobody asked for a number.
@@ -39,6 +40,35 @@ pub(crate) fn plan(file: &ModelFile, wanted: Wanted) -> Result<Plan> {
     let step = ds4_cpu::step_bytes(&file.dims, CpuOptions::default().chunk_max);
     let seq = |cap| SeqPlan::new(&file.dims, cap, file.has_mtp()).bytes().total();
     settle(wanted, file.tensor_bytes(), step, &seq, available_bytes())
+}
+
+/// Plans for a model that is on a GPU with so many bytes free. There, sessions take all of their
+/// memory when they begin; checkpoints are kept in this machine's.
+pub(crate) fn on_device(runner: &dyn Runner, free_bytes: u64, wanted: Wanted) -> Result<Plan> {
+    settle_device(wanted, runner.seq_bytes(wanted.ctx), free_bytes, available_bytes())
+}
+
+fn settle_device(wanted: Wanted, seq: u64, device_free: u64, host_free: u64) -> Result<Plan> {
+    let (ctx, room) = (wanted.ctx, Room::for_seqs(device_free));
+    let most = usize::try_from(room / seq.max(1)).unwrap_or(usize::MAX);
+    let parallel = wanted.parallel.unwrap_or(most.clamp(1, PARALLEL_MAX));
+    if parallel > most {
+        bail!(
+            "out of memory: {parallel} sessions of {ctx} tokens take {}, the GPU has {} for them: \
+             use a smaller --ctx or --parallel",
+            gib(seq.saturating_mul(parallel as u64)),
+            gib(room)
+        );
+    }
+    let marks_bytes = (host_free / 4).min(MARKS_BYTES_MAX);
+    tracing::info!(
+        "memory: {parallel} sessions of {ctx} tokens {} of the GPU's {} left by the model; \
+         checkpoints {}",
+        gib(seq * parallel as u64),
+        gib(room),
+        gib(marks_bytes)
+    );
+    Ok(Plan { parallel, marks_bytes })
 }
 
 fn settle(
@@ -121,6 +151,21 @@ mod tests {
         assert!(error.starts_with("out of memory: 8 sessions of 1000 tokens take 8.01 GiB"));
         assert!(error.contains("18.00 GiB are free"), "{error}");
         assert!(settled(None, 0, 11 * GIB).is_err());
+    }
+
+    #[test]
+    fn on_a_gpu_sessions_take_what_the_model_leaves() {
+        let on = |parallel, device_free| {
+            let wanted = Wanted { ctx: 1000, ctx_total: 0, parallel, weights_bytes_max: None };
+            settle_device(wanted, GIB, device_free, 4 * GIB).map_err(|e| e.to_string())
+        };
+        assert_eq!(on(None, 100 * GIB).unwrap().parallel, 8);
+        assert_eq!(on(None, 4 * GIB).unwrap().parallel, 3);
+        assert_eq!(on(Some(20), 100 * GIB).unwrap().parallel, 20);
+        assert_eq!(on(None, 4 * GIB).unwrap().marks_bytes, GIB);
+        let error = on(Some(4), 4 * GIB).unwrap_err();
+        assert!(error.contains("4 sessions of 1000 tokens take 4.00 GiB, the GPU has 3.50 GiB"));
+        assert!(on(None, GIB).is_err());
     }
 
     #[test]

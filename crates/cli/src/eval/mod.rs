@@ -16,6 +16,7 @@ use ds4_model::TokenId;
 use ds4_text::{Profile, Tokenizer};
 use serde_json::json;
 
+use crate::backend::Needs;
 use crate::options::Eval;
 use crate::{load, terminal};
 use cases::{Case, Suite};
@@ -46,6 +47,7 @@ struct Score {
 /// Everything a run gives.
 struct Results {
     model: String,
+    backend: &'static str,
     outcomes: Vec<Outcome>,
     scores: Vec<Score>,
     drafts: Acceptance,
@@ -73,10 +75,11 @@ pub(crate) fn run(options: &Eval) -> Result<()> {
         );
     }
     let cancel = terminal::interrupt()?;
-    let loaded = load::open(&options.model)?;
+    let loaded = load::open(&options.model, Needs::seq(CTX))?;
     let tokenizer = load::tokenizer(&loaded.file.gguf)?;
     let stops = stop_ids(tokenizer.specials());
     let model = format!("{} ({} bytes)", loaded.file.gguf.name(), loaded.file.gguf.data().len());
+    let backend = loaded.backend;
     let session = Session::open(loaded.runner, CTX)?;
     let draft_max = options.model.draft_max;
     let drafts = Acceptance::default();
@@ -85,7 +88,7 @@ pub(crate) fn run(options: &Eval) -> Result<()> {
     let outcomes = run.answer_all(&suite, cases)?;
     let scores = if options.only.is_empty() { run.score(&suite)? } else { Vec::new() };
     let seconds = start.elapsed().as_secs_f64();
-    let results = Results { model, outcomes, scores, drafts: run.drafts, seconds };
+    let results = Results { model, backend, outcomes, scores, drafts: run.drafts, seconds };
     report::print(&results, &mut std::io::stdout().lock())?;
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&report::details(&results))?;

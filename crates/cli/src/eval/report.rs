@@ -22,7 +22,8 @@ const ACCEPTANCE_TARGET: f64 = 70.0;
 /// Prints Markdown.
 pub(super) fn print(r: &Results, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "Model: {}", r.model)?;
-    writeln!(out, "Greedy decoding on the CPU backend, {:.0} s in all.\n", r.seconds)?;
+    let backend = r.backend.to_uppercase();
+    writeln!(out, "Greedy decoding on the {backend} backend, {:.0} s in all.\n", r.seconds)?;
     writeln!(out, "| category | right | of | % | target % |")?;
     writeln!(out, "|---|---|---|---|---|")?;
     for category in categories(r) {

@@ -21,6 +21,7 @@ fn the_answer_is_on_stdout_and_the_rest_on_stderr() {
     assert!(lines[0].starts_with("ds4: no model given and no ./ds4flash.gguf"), "{}", lines[0]);
     assert!(lines[1].starts_with("ds4: model: "), "{}", lines[1]);
     assert!(lines[2].starts_with("ds4: backend: CPU, "), "{}", lines[2]);
+    assert!(!run.err.contains("GPU"), "there is none to speak of: {}", run.err);
     assert!(lines[3].starts_with("ds4: context: 512 tokens, "), "{}", lines[3]);
     let speeds = lines[4].strip_prefix("ds4: prefill: ").unwrap();
     let (prefill, generation) = speeds.split_once(" t/s, generation: ").unwrap();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure here fails the test that called")]
 
 mod answers;
+mod backend;
 mod bench;
 mod cache;
 mod checking;

@@ -52,6 +52,8 @@ pub(crate) fn command() -> Command {
     command
         .current_dir(empty_dir())
         .env_remove("DS4_THREADS")
+        // No GPU, whatever this machine has.
+        .env("CUDA_VISIBLE_DEVICES", "")
         .env_remove("DS4_MTP_SPEC_DISABLE")
         .env("HOME", empty_dir())
         .stdin(Stdio::null());

@@ -249,7 +249,7 @@ fn what_cannot_be_is_refused() {
         (&["--chdir", "/nowhere"], 2, "--chdir /nowhere"),
         (&["--log", "=="], 2, "--log =="),
         (&["--api-key-file", "/nowhere"], 1, "cannot read /nowhere"),
-        (&["--cuda"], 2, "--cuda is not available"),
+        (&["--cuda"], 1, "no NVIDIA driver or no GPU was found"),
     ] {
         let port = if args[0] == "--port" { &[][..] } else { &["--port", "0"] };
         let run = ds4(&[&["serve", "-m", NANO], port, args].concat());
