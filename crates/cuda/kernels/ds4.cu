@@ -17,13 +17,13 @@ DS4_KERNEL(constants)(int* out) {
     const int all[] = {
         HC_SLICES, HC_PART, HC_THREADS, IDX_ROWS, TOPK_THREADS, (int)sizeof(SeqLayer), (int)sizeof(Tok),
         (int)sizeof(Mat), (int)sizeof(MvJobs), (int)sizeof(RowsArgs), (int)sizeof(Ropes), RAW_SLOTS,
-        EXP_TILE_T, MM_Q8_SMEM(MM_Q8_BM, MM_Q8_BN, 128, 2), MM_Q8_SMEM(MM_Q8_SMALL_BM, MM_Q8_SMALL_BN, 128, 3),
+        EXP_TILE_T, MM_Q8_BYTES, MM_Q8_SMALL_BYTES,
         MM_F16_SMEM(MM_F16_BM, MM_F16_BN), MM_F16_SMEM(MM_F16_SMALL_BM, MM_F16_SMALL_BN),
         EXPERTS(ExpIq2, EXP_MM_WARPS_IQ2), EXPERTS(ExpQ2K, EXP_MM_WARPS_Q2K), EXPERTS(ExpQ4K, EXP_MM_WARPS_Q4K),
         EXPERTS(ExpMxfp4, EXP_MM_WARPS_MXFP4), EXPERTS(ExpQ80, EXP_MM_WARPS_Q80),
         16 * ATTN_HG, ATTN_HG * ATTN_KSPLIT * 32, ATTN_SMEM(ATTN_HG, ATTN_KSPLIT),
         16 * ATTN_FEW_HG, ATTN_FEW_HG * ATTN_FEW_KSPLIT * 32, ATTN_SMEM(ATTN_FEW_HG, ATTN_FEW_KSPLIT),
-        ATTN_COMBINE_THREADS,
+        ATTN_COMBINE_THREADS, MM_Q8_FEW_BYTES,
     };
     for (int i = 0; i < (int)(sizeof(all) / sizeof(all[0])); i++) out[i] = all[i];
 }

@@ -1,5 +1,6 @@
 // Routed experts of 1 to 16 tokens. Every chosen pair (token, expert) is a mat-vec of its own; the
-// shapes are the model's, N_EMBD x N_FF, multiples of 256.
+// shapes are the model's, N_EMBD x N_FF: multiples of 256, or, of F16 and F32 (the shared matrix
+// included), of 8 and 4; kernels of the other types are left out then.
 #pragma once
 
 #include "mv.cuh"
@@ -188,15 +189,15 @@ template <int TY, int K, int PARTS, int R> struct EvRows {
     typename E::W w[AHEAD][R];
 
     static __device__ __forceinline__ EvRow row(const Mat& m, int64_t r) {
-        return {(const char*)m.q + r * (K / 256 * E::Q), (const char*)m.s + r * (K / 256 * E::S),
-                (const char*)m.d + r * (K / 256 * E::D)};
+        return {(const char*)m.q + r * (K * E::Q / 256), (const char*)m.s + r * (K * E::S / 256),
+                (const char*)m.d + r * (K * E::D / 256)};
     }
     __device__ __forceinline__ void load_step(const Mat& m, int64_t row0, int part, int step, typename E::W (&to)[R]) {
         const int p = step * STEP + part * 32 + (threadIdx.x & 31);
         const EvRow first = row(m, row0);
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            const EvRow at = {first.q + r * (K / 256 * E::Q), first.s + r * (K / 256 * E::S), first.d + r * (K / 256 * E::D)};
+            const EvRow at = {first.q + r * (K * E::Q / 256), first.s + r * (K * E::S / 256), first.d + r * (K * E::D / 256)};
             if (PIECES % STEP == 0 || p < PIECES) to[r] = E::load(at, p);
         }
     }
@@ -224,8 +225,8 @@ template <int TY, int R>
 __device__ __forceinline__ void ev_gate_up_rows(const Mat& gate, const Mat& up, const int* ids, const float* weights,
                                                  const int8_t* xq, const float* xd, const int16_t* xs, const float* xf,
                                                  float clamp, float* mid, int T) {
-    constexpr int PIECES = N_EMBD / EvType<TY>::VALUES, WK = PIECES >= 128 ? 4 : PIECES >= 64 ? 2 : 1;
-    constexpr int ROWS = 4 / WK * R, UNITS = (N_FF + ROWS - 1) / ROWS;
+    constexpr int PIECES = N_EMBD / EvType<TY>::VALUES, WK = PIECES >= 128 || N_FF % 16 ? 4 : PIECES >= 64 ? 2 : 1;
+    constexpr int ROWS = 4 / WK * R, UNITS = N_FF / ROWS;
     static_assert(N_FF % ROWS == 0, "whole units");
     __shared__ float part[2][8][R];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, wk = warp % WK, wr = (warp & 3) / WK;
@@ -283,6 +284,9 @@ __device__ __forceinline__ int ev_sum8(int (&v)[8]) {
     return v[0];
 }
 
+#define EV_BLOCKS (N_EMBD % 256 == 0 && N_FF % 256 == 0)  // rows are whole blocks of every type
+
+#if EV_BLOCKS
 // Warps on each of gate and up for IQ2_XXS: a lane owns 32 columns of 8 rows.
 #define EV_IQ2_BLOCKS (N_EMBD / 32)
 #define EV_IQ2_WARPS ((EV_IQ2_BLOCKS + 31) / 32)
@@ -379,6 +383,8 @@ __device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& 
     }
 }
 
+#endif
+
 // gate, up: stacks [N_EXPERT][N_FF][N_EMBD] of one type; ids, weights: [T * N_USED]; xq int8
 // [T][N_EMBD], xd f32 [T][N_EMBD / 256], xs int16 [T][N_EMBD / 16]: the Q8_K form; xf f32
 // [T][N_EMBD], read by _f32 and _f16 only; mid f32 [T * N_USED][N_FF]. T <= 16.
@@ -393,11 +399,13 @@ __device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& 
     DS4_REGISTER(name)
 #define EV_GATE_UP_ROWS(name, type, blocks) \
     EV_GATE_UP(name, (256, N_EMBD <= 4096 ? blocks : 2), ev_gate_up_rows<type, 4>(gate, up, ids, weights, xq, xd, xs, xf, clamp, mid, T))
+#if EV_BLOCKS
 EV_GATE_UP(exp_gate_up_iq2, (EV_IQ2_WARPS * 64), ev_gate_up_iq2_rows<16>(gate, up, ids, weights, xq, xd, clamp, mid, T))
 EV_GATE_UP_ROWS(exp_gate_up_q2k, TY_Q2_K, 4)
 EV_GATE_UP_ROWS(exp_gate_up_q4k, TY_Q4_K, 4)
 EV_GATE_UP_ROWS(exp_gate_up_mxfp4, TY_MXFP4, 4)
 EV_GATE_UP_ROWS(exp_gate_up_q80, TY_Q8_0, 4)
+#endif
 EV_GATE_UP_ROWS(exp_gate_up_f16, TY_F16, 2)
 EV_GATE_UP_ROWS(exp_gate_up_f32, TY_F32, 1)
 
@@ -459,16 +467,18 @@ __device__ __forceinline__ void ev_quant_q8_0(const float (&x)[8], int8_t* q, fl
 template <int TY, int MOST> struct EvDown {
     static constexpr int SH = 4, WE = TY == TY_Q2_K ? 1 : 2, OF = SH + N_USED * WE, WARPS = MOST * OF, R = 4;
     static constexpr bool INTS = TY != TY_F16 && TY != TY_F32;
-    static constexpr int UNITS = N_FF / 256;
-    int8_t q[N_USED][N_FF];
-    float d[N_USED][UNITS];
-    int16_t sums[N_USED][N_FF / 16];
-    int8_t sq[N_FF];
-    float sd[N_FF / 32];
-    float part[2][WARPS][R];
+    static constexpr int UNITS = (N_FF + 255) / 256;
+    // Rows are read and written as vectors.
+    __align__(16) int8_t q[N_USED][N_FF];
+    __align__(16) float d[N_USED][UNITS];
+    __align__(16) int16_t sums[N_USED][N_FF / 16];
+    __align__(16) int8_t sq[N_FF];
+    __align__(16) float sd[N_FF / 32];
+    __align__(16) float part[2][WARPS][R];
 
     // Quantises what is read as integers; every warp takes some of the 256-blocks.
     __device__ __forceinline__ void quantise(const float* mid, const float* shared_mid, bool shared_ints) {
+        if (N_FF % 256 != 0) return;  // floats alone
         constexpr int ALL = (N_USED + 1) * UNITS, TURNS = (ALL + WARPS - 1) / WARPS, MOST_AT_ONCE = EV_AHEAD == 2 ? 4 : 1,
                       AT_ONCE = TURNS < MOST_AT_ONCE ? TURNS : MOST_AT_ONCE;
         const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
@@ -599,6 +609,7 @@ __device__ __forceinline__ void ev_down_rows(const Mat& down, const int* ids, co
     s.quantise(mid, shared_mid, shared_ints);
     __syncthreads();
     const EvActs a = {s.q[k], s.d[k], s.sums[k], mid + k * N_FF};
+#pragma unroll 1
     for (int turn = 0; turn < turns; turn++, buf ^= 1) {
         float v[4] = {};
         w.dot(down, base + min(u, UNITS - 1) * 4, part, a, v);
@@ -629,9 +640,11 @@ __device__ __forceinline__ void ev_down_rows(const Mat& down, const int* ids, co
 #else
 #define EV_DOWN_GROUPS 1
 #endif
+#if EV_BLOCKS
 EV_DOWN(exp_down_q2k, TY_Q2_K, EV_DOWN_GROUPS)
 EV_DOWN(exp_down_q4k, TY_Q4_K, 1)
 EV_DOWN(exp_down_mxfp4, TY_MXFP4, 1)
 EV_DOWN(exp_down_q80, TY_Q8_0, 1)
+#endif
 EV_DOWN(exp_down_f16, TY_F16, 1)
 EV_DOWN(exp_down_f32, TY_F32, 1)

@@ -1,16 +1,15 @@
 // From blocks as they lie in the file to the planes of `Mat`. A launch takes a chunk of whole rows.
 //
-// raw: the chunk's rows, one after the other, at any address that is a multiple of 16; q, s, d: the
-// planes of the whole matrix or stack, of which rows first_row .. first_row + n_rows are written
-// (first_row and n_rows multiples of 8; for Q8_0 and the others but IQ2_XXS any number). Block: 256
-// threads. Grid: ceil(n_rows * cols / 256 / 8) or fewer (each block strides), at most 2^31 - 1;
-// 32 per multiprocessor is enough.
+// raw: the chunk's rows, one after the other, from an address that is a multiple of 16; whole lines
+// of 16 bytes are read, so the buffer's end is rounded up to one. q, s, d: the planes of the whole
+// matrix or stack, of which rows first_row .. first_row + n_rows are written (multiples of 8 for
+// IQ2_XXS, any numbers for the others). Block: 256 threads. Grid: any, each block strides; 8 to 32
+// blocks per multiprocessor keep it busy.
 #pragma once
 
 #include "tables.cuh"
 
-// Copies `bytes` (a multiple of 2) of file blocks from `raw` + `at` to shared memory, 16 bytes a
-// thread where both ends allow it. Reads up to the 16-byte line that holds the last byte.
+// Copies the 16-byte lines that hold `bytes` bytes from `raw` + `at` on to shared memory; where they begin there.
 __device__ __forceinline__ const uint8_t* repack_stage(const uint8_t* raw, int64_t at, int bytes, uint4* to) {
     const int skip = (int)(at & 15), lines = (skip + bytes + 15) >> 4;
     const uint8_t* from = raw + (at - skip);

@@ -21,6 +21,7 @@ pub(crate) struct Constants {
     pub expert_tile: usize,
     pub mm_q8_shared: u32,
     pub mm_q8_small_shared: u32,
+    pub mm_q8_few_shared: u32,
     pub mm_f16_shared: u32,
     pub mm_f16_small_shared: u32,
     /// Of `exp_mm_gate_up_*` and `exp_mm_down_*` by [`expert_name`](kernels): shared memory
@@ -42,7 +43,7 @@ pub(crate) struct AttnConstants {
 }
 
 /// Values that `constants` writes.
-const COUNT: usize = 34;
+const COUNT: usize = 35;
 
 impl Constants {
     /// Asks the loaded kernels, and compares what both sides define.
@@ -80,6 +81,7 @@ impl Constants {
             expert_tile: v[12],
             mm_q8_shared: small(v[13]),
             mm_q8_small_shared: small(v[14]),
+            mm_q8_few_shared: small(v[34]),
             mm_f16_shared: small(v[15]),
             mm_f16_small_shared: small(v[16]),
             attn: AttnConstants { heads: v[27], threads: small(v[28]), shared: small(v[29]) },

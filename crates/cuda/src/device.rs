@@ -211,6 +211,20 @@ impl Device {
         }
     }
 
+    /// Times every launch of `f`; nothing is timed on the emulator.
+    pub(crate) fn timed(&self, f: impl FnOnce() -> Result<()>) -> Result<Vec<(&'static str, f32)>> {
+        match &self.kind {
+            Kind::Gpu(d) => {
+                d.start_timing();
+                let done = f();
+                let times = d.stop_timing();
+                done.and(times)
+            }
+            #[cfg(feature = "emulator")]
+            Kind::Emulated(_) => f().map(|()| Vec::new()),
+        }
+    }
+
     /// Pinned host memory for uploads of weights and for results; plain memory in the emulator.
     pub(crate) fn pinned(&self, bytes: usize) -> Result<Pinned> {
         match &self.kind {

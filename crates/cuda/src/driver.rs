@@ -25,6 +25,8 @@ pub(crate) struct Driver {
     kernels: Mutex<HashMap<&'static str, Kernel>>,
     /// Whether kernels may start before their predecessors end, and wait inside.
     dependent: bool,
+    /// Marks around every launch, while launches are being timed.
+    timed: Mutex<Option<Vec<(&'static str, Event, Event)>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -96,7 +98,7 @@ impl Driver {
             let info = info(device)?;
             let dependent = info.arch >= 90 && std::env::var_os("DS4_CUDA_NO_PDL").is_none();
             let kernels = Mutex::new(HashMap::new());
-            Ok(Some(Self { info, ctx, stream, module: null_mut(), kernels, dependent }))
+            Ok(Some(Self { info, ctx, stream, module: null_mut(), kernels, dependent, timed: Mutex::new(None) }))
         }
     }
 
@@ -215,6 +217,9 @@ impl Driver {
     pub(crate) fn launch(&self, name: &'static str, geometry: Geometry, args: &mut Args) -> Result<()> {
         self.current()?;
         let function = self.kernel(name, geometry.shared)?;
+        let is_timed =
+            self.timed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some();
+        let before = if is_timed { Some(self.moment()?) } else { None };
         let [x, y, z] = geometry.grid;
         // SAFETY: plain data for which zero is valid.
         let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
@@ -230,14 +235,34 @@ impl Driver {
             sharedMemBytes: geometry.shared,
             hStream: self.stream,
             attrs: &raw mut attribute,
-            numAttrs: u32::from(self.dependent),
+            numAttrs: u32::from(self.dependent && !is_timed),
         };
         // SAFETY: the arguments are those the kernel declares (this crate's invariant); they are
         // copied before the call returns.
         let result = unsafe {
             sys::cuLaunchKernelEx(&raw const config, function, args.pointers(), null_mut::<*mut c_void>())
         };
-        check(result, &format!("starting {name}"))
+        check(result, &format!("starting {name}"))?;
+        if let Some(before) = before {
+            let mut timed = self.timed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(list) = timed.as_mut() {
+                list.push((name, before, self.moment()?));
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on, marks the time around every launch; kernels no longer overlap.
+    pub(crate) fn start_timing(&self) {
+        *self.timed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// Kernels and their milliseconds since [`Driver::start_timing`], in order.
+    pub(crate) fn stop_timing(&self) -> Result<Vec<(&'static str, f32)>> {
+        self.sync()?;
+        let list = self.timed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let list = list.unwrap_or_default();
+        list.iter().map(|(name, a, b)| Ok((*name, b.since(a)?))).collect()
     }
 
     /// Records what `f` launches.

@@ -98,15 +98,16 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
         let threads = 64 * u32::try_from(d.n_embd.div_ceil(1024)).expect("small");
         Geometry::new(4 * sms, 1, threads)
     } else {
-        Geometry::new((pairs * d.n_ff / 4).min(8 * sms), 1, 256)
+        Geometry::new((pairs * d.n_ff / 4).min(4 * sms), 1, 256)
     };
     step.launch(up.few_up, geometry, &mut args)?;
     let mut args = Args::new().raw(e.down.arg().as_bytes(), 8).ptr(s.ids.at()).ptr(s.mid.at());
     args = args.raw(b.shared.down.arg().as_bytes(), 8).ptr(s.shared_mid.f.at()).ptr(s.y.at());
     args = args.int(step.t).int(1);
-    let warps = 4 + d.n_expert_used * if e.down.form == Form::Q2K { 1 } else { 2 };
-    let threads = u32::try_from(32 * warps).expect("small");
-    step.launch(down.few_down, Geometry::new((2 * sms).div_ceil(step.t), step.t, threads), &mut args)
+    // Two blocks of Q2_K fit on a multiprocessor, one of the others.
+    let (per, blocks) = if e.down.form == Form::Q2K { (1, 2 * sms) } else { (2, sms) };
+    let threads = u32::try_from(32 * (4 + d.n_expert_used * per)).expect("small");
+    step.launch(down.few_down, Geometry::new((blocks / step.t).max(1), step.t, threads), &mut args)
 }
 
 /// Choices of many tokens are sorted by expert, so that each expert's weights are read once per tile.

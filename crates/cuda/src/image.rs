@@ -47,44 +47,77 @@ pub(crate) fn sources_key() -> String {
     hash(&parts)
 }
 
-/// The file name of an image: shape and sources, then the architecture.
-fn name(key: &str, arch: &str) -> String {
-    format!("{key}.{arch}.zst")
+/// The file name of a shape's images, for the present sources.
+pub fn archive_name(defines: &Defines) -> String {
+    format!("{}.zst", defines.key(&sources_key()))
 }
 
-/// The compiled kernels of a shape for a device: from `DS4_CUDA_IMAGES`, from the binary, or made
-/// by NVRTC where that is installed.
+/// Packs images into an archive: each is an architecture, such as `sm_90a` or `ptx`, and its code.
+///
+/// # Errors
+/// Whatever compression reports.
+pub fn pack(images: &[(String, Vec<u8>)]) -> std::io::Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    for (arch, code) in images {
+        let mut head = [0_u8; HEAD];
+        head[..arch.len()].copy_from_slice(arch.as_bytes());
+        head[HEAD - 8..].copy_from_slice(&(code.len() as u64).to_le_bytes());
+        plain.extend(head);
+        plain.extend(code);
+    }
+    let mut encoder = zstd::Encoder::new(Vec::new(), 22)?;
+    // Images of neighbouring architectures are much alike, and megabytes apart.
+    encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(WINDOW_LOG))?;
+    encoder.set_parameter(zstd::zstd_safe::CParameter::EnableLongDistanceMatching(true))?;
+    std::io::Write::write_all(&mut encoder, &plain)?;
+    encoder.finish()
+}
+
+/// Bytes of an image's head in an archive: its architecture's name, then its size.
+const HEAD: usize = 24;
+/// Largest distance that compression looks back, as a power of two.
+const WINDOW_LOG: u32 = 27;
+
+/// The images of an archive.
+fn unpack(packed: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
+    let damaged = |e: &dyn std::fmt::Display| Error::Device(format!("damaged kernels: {e}"));
+    let mut decoder = zstd::Decoder::new(packed).map_err(|e| damaged(&e))?;
+    decoder.window_log_max(WINDOW_LOG).map_err(|e| damaged(&e))?;
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut decoder, &mut plain).map_err(|e| damaged(&e))?;
+    let (mut rest, mut images) = (&plain[..], Vec::new());
+    while let Some((head, after)) = rest.split_first_chunk::<HEAD>() {
+        let (name, size) = head.split_at(HEAD - 8);
+        let size = u64::from_le_bytes(size.try_into().expect("eight bytes"));
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let Some((code, after)) = after.split_at_checked(size) else {
+            return Err(damaged(&"an image is cut off"));
+        };
+        let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
+        images.push((name, code.to_vec()));
+        rest = after;
+    }
+    Ok(images)
+}
+
+/// The compiled kernels of a shape for a device: from the folder `DS4_CUDA_IMAGES`, from the binary,
+/// or made by NVRTC where that is installed.
 pub(crate) fn find(defines: &Defines, device: &DeviceInfo) -> Result<Vec<u8>> {
-    let key = defines.key(&sources_key());
-    // Code of an older architecture of the same major number runs; `a` code only on its own.
-    let (major, minor) = (device.arch / 10, device.arch % 10);
-    let mut archs = vec![format!("sm_{}a", device.arch)];
-    archs.extend((0..=minor).rev().map(|m| format!("sm_{}", major * 10 + m)));
-    archs.push("ptx".to_owned());
-    for arch in &archs {
-        let name = name(&key, arch);
-        if let Some(folder) = std::env::var_os("DS4_CUDA_IMAGES") {
-            if let Ok(packed) = std::fs::read(std::path::Path::new(&folder).join(&name)) {
-                return unpack(&packed);
-            }
-        }
-        if let Some((_, packed)) = IMAGES.iter().find(|(n, _)| **n == *name) {
-            return unpack(packed);
+    let name = archive_name(defines);
+    let folder = std::env::var_os("DS4_CUDA_IMAGES").map(std::path::PathBuf::from);
+    let outside = folder.and_then(|folder| std::fs::read(folder.join(&name)).ok());
+    let inside = IMAGES.iter().find(|(n, _)| **n == *name).map(|(_, packed)| *packed);
+    if let Some(packed) = outside.as_deref().or(inside) {
+        let mut images = unpack(packed)?;
+        // `a` code runs on its own architecture only; other code also on later ones of its major.
+        let (major, minor) = (device.arch / 10, device.arch % 10);
+        let mut archs = vec![format!("sm_{}a", device.arch)];
+        archs.extend((0..=minor).rev().map(|m| format!("sm_{}", major * 10 + m)));
+        archs.push("ptx".to_owned());
+        let found = archs.iter().find_map(|arch| images.iter().position(|(a, _)| a == arch));
+        if let Some(at) = found {
+            return Ok(images.swap_remove(at).1);
         }
     }
-    compile(defines, device)
-}
-
-fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
-    zstd::decode_all(packed).map_err(|e| Error::Device(format!("damaged kernels: {e}")))
-}
-
-/// Compiles the kernels with NVRTC.
-fn compile(defines: &Defines, device: &DeviceInfo) -> Result<Vec<u8>> {
-    let _ = (defines, device);
-    Err(Error::Unsupported(
-        "no compiled kernels for this model's shape and this GPU are in this build; use \
-         --backend cpu"
-            .to_owned(),
-    ))
+    crate::compile::compile(defines, device)
 }

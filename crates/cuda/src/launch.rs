@@ -206,16 +206,17 @@ fn many(device: &Device, c: &Constants, x: &Acts, t: usize, job: &Job<'_>) -> Re
                 .int(job.stride)
                 .int(t)
                 .int(job.groups);
-            let (gx, gy) = grid(128, 128);
+            // The largest tile that still gives every multiprocessor some blocks.
             let sms = device.info.sms as usize;
-            if t > 64 && gx * gy * 2 > sms {
-                let geometry = Geometry::new(gx, gy, 256).shared(c.mm_q8_shared);
-                device.launch("mm_q8_0", geometry, &mut args)
+            let fills = |(gx, gy): (usize, usize)| gx * gy * 2 > sms;
+            let (kernel, (gx, gy), threads, shared) = if t > 64 && fills(grid(128, 128)) {
+                ("mm_q8_0", grid(128, 128), 256, c.mm_q8_shared)
+            } else if fills(grid(64, 64)) {
+                ("mm_q8_0_small", grid(64, 64), 128, c.mm_q8_small_shared)
             } else {
-                let (gx, gy) = grid(64, 64);
-                let geometry = Geometry::new(gx, gy, 128).shared(c.mm_q8_small_shared);
-                device.launch("mm_q8_0_small", geometry, &mut args)
-            }
+                ("mm_q8_0_few", grid(32, 64), 128, c.mm_q8_few_shared)
+            };
+            device.launch(kernel, Geometry::new(gx, gy, threads).shared(shared), &mut args)
         }
         Form::F16 => {
             let (f, cols) = group_input(x, job);

@@ -17,6 +17,7 @@
 //! call succeeds.
 
 mod args;
+mod compile;
 mod constants;
 mod device;
 mod driver;
@@ -38,6 +39,11 @@ mod shape;
 mod step;
 mod upload;
 mod weights;
+
+/// Compiled kernels as files.
+pub mod images {
+    pub use crate::image::{archive_name, pack};
+}
 
 pub use device::DeviceInfo;
 #[cfg(feature = "emulator")]

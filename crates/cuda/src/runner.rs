@@ -65,6 +65,8 @@ pub struct CudaRunner {
     probe: Option<Box<dyn Probe>>,
     scores: Scores,
     graphs: HashMap<Shape, Graph>,
+    /// Launches are timed one by one: nothing is replayed.
+    is_timed: bool,
     /// Set by the first error of the device: nothing works after one.
     broken: Option<String>,
 }
@@ -137,6 +139,7 @@ impl CudaRunner {
             probe: None,
             scores,
             graphs: HashMap::new(),
+            is_timed: false,
             broken: None,
         })
     }
@@ -294,7 +297,7 @@ impl CudaRunner {
         let indexed = tokens.parts.iter().any(|p| {
             Dims::n_comp(ds4_model::INDEXED_RATIO, p.end() - 1) > m.dims.index_top_k
         });
-        if t <= FEW && from.len() <= FEW && self.probe.is_none() {
+        if t <= FEW && from.len() <= FEW && self.probe.is_none() && !self.is_timed {
             let shape = Shape { tokens: t, wanted: tokens.wanted.len(), pairs: from.len(), indexed };
             self.replay(shape, tokens, &pairs, logits)
         } else {
@@ -480,6 +483,22 @@ impl CudaRunner {
         let mut id = [0; 4];
         m.device.read(s.picks.at(), &mut id)?;
         Ok(TokenId(u32::from_le_bytes(id)))
+    }
+
+    /// As [`Runner::forward`], with the milliseconds of every kernel in order. Kernels run one after
+    /// the other, so their sum is more than the call takes otherwise.
+    pub fn forward_timed(
+        &mut self,
+        spans: &[Span<'_>],
+        logits: &mut Vec<f32>,
+    ) -> Result<Vec<(&'static str, f32)>> {
+        self.check(spans)?;
+        logits.clear();
+        let device = Arc::clone(&self.model.device);
+        self.is_timed = true;
+        let result = device.timed(|| self.forward_checked(spans, logits));
+        self.is_timed = false;
+        self.watch(result)
     }
 
     /// Runs the MTP block over the pairs `(hidden[i], next[i])` at positions `0..`, on a window of

@@ -10,6 +10,8 @@ use crate::device::{Buf, Device, Pinned};
 
 /// Bytes of a piece.
 const PIECE: usize = 32 << 20;
+/// Kernels read whole lines of 16 bytes, the last one beyond a piece's end.
+const PAD: usize = 16;
 /// Pieces under way.
 const DEPTH: usize = 4;
 /// Threads that copy a piece out of the page cache.
@@ -31,7 +33,7 @@ struct Slot {
 
 impl Uploader {
     pub(crate) fn new(device: &Arc<Device>) -> Result<Self> {
-        let slot = || Ok(Slot { host: device.pinned(PIECE)?, raw: device.alloc(PIECE)?, busy: None });
+        let slot = || Ok(Slot { host: device.pinned(PIECE)?, raw: device.alloc(PIECE + PAD)?, busy: None });
         let slots = (0..DEPTH).map(|_| slot()).collect::<Result<_>>()?;
         Ok(Self { device: Arc::clone(device), slots, next: 0 })
     }

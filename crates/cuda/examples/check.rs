@@ -1,0 +1,246 @@
+//! What a GPU has to show: parity with references and with the CPU, and speed.
+//!
+//! ```text
+//! check parity
+//! check greedy FILE TOKENS
+//! check speed FILE CONTEXT[,CONTEXT…] [SEQUENCES]
+//! ```
+//! `bench/cuda/run.sh` is the script that calls it.
+
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool that prints tables")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ds4_cpu::{CpuOptions, CpuRunner};
+use ds4_cuda::{CudaOptions, CudaRunner};
+use ds4_model::testing::{Bounds, Oracle, Parity, run};
+use ds4_model::{ModelFile, Numerics, Place, Recorder, Runner, SeqId, Span, Stage, TokenId};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |i: usize| args[i].parse::<usize>().unwrap();
+    match args[0].as_str() {
+        "parity" => parity(),
+        "greedy" => greedy(Path::new(&args[1]), number(2)),
+        "speed" => {
+            let contexts: Vec<usize> = args[2].split(',').map(|c| c.parse().unwrap()).collect();
+            speed(Path::new(&args[1]), &contexts, args.get(3).map_or(1, |s| s.parse().unwrap()));
+        }
+        other => panic!("unknown check {other}"),
+    }
+}
+
+fn open(file: &Arc<ModelFile>, numerics: Numerics) -> CudaRunner {
+    let options = CudaOptions { numerics, ..CudaOptions::default() };
+    let runner = ds4_cuda::open(file, &options, &mut |_| {}).unwrap();
+    println!("device: {:?}", runner.device());
+    runner
+}
+
+/// As the CPU's suite has them.
+fn bounds(_: Place, stage: Stage) -> Bounds {
+    match stage {
+        Stage::AttnHcIn | Stage::AttnHcPost | Stage::AttnHcComb => Bounds { median: 2e-6, p99: 1e-4 },
+        _ => Bounds { median: 2e-3, p99: 5e-2 },
+    }
+}
+
+/// The quantised oracle model against its reference, layer by layer.
+fn parity() {
+    let oracle = Oracle::quant();
+    let r = oracle.reference("ds4").unwrap();
+    let model = Arc::new(oracle.model.clone());
+    for chunk in [1, 5, 40] {
+        let mut runner = open(&model, r.numerics);
+        let hidden = r.hidden();
+        let last = hidden.last().cloned().unwrap();
+        let recorder = Recorder::forcing(hidden);
+        runner.set_probe(Some(Box::new(recorder.clone())));
+        let seq = runner.open_seq(1000).unwrap();
+        run(&mut runner, seq, &r.tokens, chunk).unwrap();
+        let mut stages = recorder.take();
+        let pairs = r.tokens.len() - 1;
+        runner.mtp_forward(&last.data[..pairs * last.width()], &r.tokens[1..]).unwrap();
+        stages.extend(recorder.take());
+        runner.set_probe(None);
+        let parity = Parity::new(&stages, r, &oracle.model.weights, 1e-2);
+        let mut worst: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for (_, stage, e) in &parity.errors {
+            let w = worst.entry(stage.name()).or_default();
+            *w = (w.0.max(e.median), w.1.max(e.p99));
+        }
+        println!("chunks of {chunk}: stage, median row, 99th percentile (worst layer)");
+        for (stage, (median, p99)) in worst {
+            println!("  {stage:16} {median:9.1e} {p99:9.1e}");
+        }
+        match parity.check(bounds) {
+            Ok(()) => println!("chunks of {chunk}: within the suite's limits"),
+            Err(what) => println!("chunks of {chunk}: FAILED\n{what}"),
+        }
+    }
+}
+
+fn argmax(row: &[f32]) -> usize {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+/// Largest and second largest value's difference.
+fn margin(row: &[f32]) -> f32 {
+    let best = argmax(row);
+    let second = (0..row.len()).filter(|i| *i != best).map(|i| row[i]).fold(f32::MIN, f32::max);
+    row[best] - second
+}
+
+fn forward(r: &mut dyn Runner, seq: SeqId, tokens: &[TokenId]) -> Vec<f32> {
+    let mut logits = Vec::new();
+    let chunk = r.chunk_max();
+    for part in tokens.chunks(chunk) {
+        r.forward(&[Span { seq, tokens: part, n_logits: 1 }], &mut logits).unwrap();
+    }
+    logits
+}
+
+/// Greedy text of 20 fixed prompts on CPU and GPU, up to the first position where they differ.
+fn greedy(path: &Path, n: usize) {
+    let file = Arc::new(ModelFile::open(path, None).unwrap());
+    let mut cpu = CpuRunner::new(&file, &CpuOptions::default()).unwrap();
+    let mut gpu = open(&file, Numerics::PROFILE_G);
+    let vocab = u32::try_from(file.dims.n_vocab).unwrap();
+    let (mut equal, mut ties) = (0, 0);
+    for p in 0..20_u32 {
+        let prompt: Vec<TokenId> =
+            (0..24 + 13 * p).map(|i| TokenId(300 + (i * i * 31 + i * 7 + p * 977) % (vocab - 400))).collect();
+        let (a, b) = (cpu.open_seq(2048).unwrap(), gpu.open_seq(2048).unwrap());
+        let (mut x, mut y) = (forward(&mut cpu, a, &prompt), forward(&mut gpu, b, &prompt));
+        let mut same = 0;
+        while same < n && argmax(&x) == argmax(&y) {
+            let next = [TokenId(u32::try_from(argmax(&x)).unwrap())];
+            (x, y) = (forward(&mut cpu, a, &next), forward(&mut gpu, b, &next));
+            same += 1;
+        }
+        if same == n {
+            equal += 1;
+        } else {
+            let m = margin(&x);
+            ties += usize::from(m < 0.05);
+            println!("prompt {p}: equal for {same} tokens; the CPU's margin there is {m:.4}");
+        }
+        cpu.close_seq(a);
+        gpu.close_seq(b);
+    }
+    println!("greedy: {equal} of 20 equal for {n} tokens, {ties} others part at a margin below 0.05");
+}
+
+/// Load, prefill and decode.
+fn speed(path: &Path, contexts: &[usize], n_seq: usize) {
+    let start = Instant::now();
+    let file = Arc::new(ModelFile::open(path, None).unwrap());
+    let mut r = open(&file, Numerics::PROFILE_G);
+    let layers = file.dims.n_layer;
+    println!("load: {:.2} s, {layers} layers, {} MiB free", start.elapsed().as_secs_f64(), r.free_bytes().unwrap() >> 20);
+    let vocab = u32::try_from(file.dims.n_vocab).unwrap();
+    let id = |i: usize| TokenId(u32::try_from(i * 7919 % 100_003).unwrap() % vocab);
+    let last = *contexts.last().unwrap();
+    let cap = u32::try_from(last + 600).unwrap();
+    let seq = r.open_seq(cap).unwrap();
+    let mut at = 0;
+    let warm = r.open_seq(600).unwrap();
+    forward(&mut r, warm, &(0..512).map(id).collect::<Vec<_>>());
+    r.close_seq(warm);
+    for &context in contexts {
+        let tokens: Vec<TokenId> = (at..context).map(id).collect();
+        let start = Instant::now();
+        let mut row = forward(&mut r, seq, &tokens);
+        let s = start.elapsed().as_secs_f64();
+        println!("prefill {at}..{context}: {:.1} tok/s ({:.1} ms)", (context - at) as f64 / s, s * 1e3);
+        at = context;
+        let mark = r.mark(seq).unwrap().unwrap();
+        let mut times = Vec::new();
+        for _ in 0..96 {
+            let start = Instant::now();
+            let next = TokenId(u32::try_from(argmax(&row)).unwrap());
+            row = forward(&mut r, seq, &[next]);
+            times.push(start.elapsed().as_secs_f64());
+        }
+        times.drain(..8);
+        times.sort_by(f64::total_cmp);
+        println!("decode at {context}: median {:.3} ms = {:.1} tok/s, best {:.3} ms", times[44] * 1e3, 1.0 / times[44], times[0] * 1e3);
+        r.rewind(seq, &mark).unwrap();
+    }
+    kernels(&mut r, seq, "decode", &[id(5)]);
+    let chunk: Vec<TokenId> = (0..r.chunk_max().min(500)).map(id).collect();
+    kernels(&mut r, seq, "prefill of 500", &chunk);
+    let long = r.open_seq(5000).unwrap();
+    let chunk: Vec<TokenId> = (0..r.chunk_max()).map(id).collect();
+    forward(&mut r, long, &chunk);
+    kernels(&mut r, long, "prefill of a whole chunk after another", &chunk);
+    r.close_seq(long);
+    r.close_seq(seq);
+    if n_seq > 1 {
+        batched(&mut r, n_seq, &id);
+    }
+}
+
+/// Time of each kernel in one call.
+fn kernels(r: &mut CudaRunner, seq: SeqId, what: &str, tokens: &[TokenId]) {
+    let mut logits = Vec::new();
+    let spans = [Span { seq, tokens, n_logits: 1 }];
+    let times = r.forward_timed(&spans, &mut logits).unwrap();
+    let mut sums: BTreeMap<&str, (usize, f32)> = BTreeMap::new();
+    for (name, ms) in &times {
+        let s = sums.entry(name).or_default();
+        *s = (s.0 + 1, s.1 + ms);
+    }
+    let total: f32 = times.iter().map(|(_, ms)| ms).sum();
+    println!("{what}: {} launches, {total:.3} ms one by one", times.len());
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    for (name, (n, ms)) in sums {
+        println!("  {name:24} {n:5} x {:8.2} us = {ms:8.3} ms", ms * 1e3 / n as f32);
+    }
+}
+
+/// Several sequences in one step.
+fn batched(r: &mut CudaRunner, n: usize, id: &dyn Fn(usize) -> TokenId) {
+    let seqs: Vec<SeqId> = (0..n).map(|_| r.open_seq(2400).unwrap()).collect();
+    for (i, &seq) in seqs.iter().enumerate() {
+        forward(r, seq, &(0..2048).map(|t| id(t + i * 31)).collect::<Vec<_>>());
+    }
+    let vocab = r.dims().n_vocab;
+    let mut next: Vec<TokenId> = (0..n).map(id).collect();
+    let mut logits = Vec::new();
+    let mut times = Vec::new();
+    for _ in 0..48 {
+        let start = Instant::now();
+        let spans: Vec<Span<'_>> = seqs
+            .iter()
+            .zip(&next)
+            .map(|(&seq, t)| Span { seq, tokens: std::slice::from_ref(t), n_logits: 1 })
+            .collect();
+        r.forward(&spans, &mut logits).unwrap();
+        next = logits.chunks(vocab).map(|row| TokenId(u32::try_from(argmax(row)).unwrap())).collect();
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.drain(..8);
+    times.sort_by(f64::total_cmp);
+    println!("{n} sequences: median {:.2} ms a step = {:.0} tok/s in sum", times[20] * 1e3, n as f64 / times[20]);
+    let spans: Vec<Span<'_>> = seqs
+        .iter()
+        .zip(&next)
+        .map(|(&seq, t)| Span { seq, tokens: std::slice::from_ref(t), n_logits: 1 })
+        .collect();
+    let times = r.forward_timed(&spans, &mut logits).unwrap();
+    let mut sums: BTreeMap<&str, (usize, f32)> = BTreeMap::new();
+    for (name, ms) in &times {
+        let s = sums.entry(name).or_default();
+        *s = (s.0 + 1, s.1 + ms);
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    for (name, (n, ms)) in sums.into_iter().take(12) {
+        println!("  {name:24} {n:5} x {:8.2} us = {ms:8.3} ms", ms * 1e3 / n as f32);
+    }
+}

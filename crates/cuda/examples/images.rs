@@ -1,0 +1,98 @@
+//! Compiles the kernels of the shapes that ship, or of a model file, with nvcc, packs the results
+//! and prints registers and spills.
+//!
+//! ```text
+//! cargo run --release -p ds4-cuda --example images -- NVCC [--out DIR] [--arch LIST] [FILE…]
+//! ```
+//! Without files: the published shape and nano, into `crates/cuda/images`.
+
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for developers")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ds4_cuda::{Defines, images};
+use ds4_model::{Dims, ModelFile, Numerics, shapes};
+
+/// Every architecture that ships; all others take PTX.
+const ARCHS: &str = "80,86,89,90a,100a,120a,ptx";
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let nvcc = args.next().expect("the path of nvcc");
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let (mut out, mut archs, mut shapes) = (root.join("images"), ARCHS.to_owned(), Vec::new());
+    let mut ships = true;
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--out" => (out, ships) = (args.next().unwrap().into(), false),
+            "--arch" => archs = args.next().unwrap(),
+            "quant" => shapes.push(ds4_model::testing::quant_dims()),
+            "flash" => shapes.push(shapes::flash()),
+            file => shapes.push(ModelFile::open(Path::new(file), None).unwrap().dims),
+        }
+    }
+    if shapes.is_empty() {
+        let nano = root.join("../../models/nano.gguf");
+        shapes = vec![shapes::flash(), ModelFile::open(&nano, None).unwrap().dims];
+    }
+    if ships {
+        for old in std::fs::read_dir(&out).into_iter().flatten().flatten() {
+            if old.path().extension().is_some_and(|e| e == "zst") {
+                std::fs::remove_file(old.path()).unwrap();
+            }
+        }
+    }
+    std::fs::create_dir_all(&out).unwrap();
+    for dims in &shapes {
+        archive(&nvcc, &root, &out, &archs, dims);
+    }
+}
+
+fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims) {
+    let numerics = Numerics { rope_f32: true, ..dims.profile_g() };
+    let defines = Defines::new(dims, numerics).unwrap();
+    let mut list = Vec::new();
+    for arch in archs.split(',') {
+        let file = std::env::temp_dir().join(format!("ds4-{}-{arch}", std::process::id()));
+        let mut command = Command::new(nvcc);
+        command.arg("-std=c++20").arg("-I").arg(root.join("kernels")).arg("-I").arg(root.join("emu"));
+        command.args(defines.flags()).arg("-o").arg(&file).arg(root.join("kernels/ds4.cu"));
+        let name = if arch == "ptx" {
+            command.args(["-ptx", "-arch=compute_80"]);
+            arch.to_owned()
+        } else {
+            command.args(["-cubin", "-Xptxas", "-v"]);
+            command.arg(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
+            format!("sm_{arch}")
+        };
+        let done = command.output().unwrap();
+        let log = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{log}");
+        report(&dims.describe(), &name, &log);
+        list.push((name, std::fs::read(&file).unwrap()));
+        std::fs::remove_file(&file).unwrap();
+    }
+    let packed = images::pack(&list).unwrap();
+    let path = out.join(images::archive_name(&defines));
+    println!("{}: {} bytes", path.display(), packed.len());
+    std::fs::write(path, packed).unwrap();
+}
+
+/// One line per kernel: registers, spilled bytes, shared memory.
+fn report(shape: &str, arch: &str, log: &str) {
+    let mut kernel = "";
+    let mut spills = "0";
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            kernel = rest.split('\'').next().unwrap_or("");
+        }
+        if let Some((before, _)) = line.split_once(" bytes spill stores") {
+            spills = before.rsplit(' ').next().unwrap_or("0");
+        }
+        if let Some((_, rest)) = line.split_once("Used ") {
+            let registers = rest.split(' ').next().unwrap_or("?");
+            println!("{shape}\t{arch}\t{kernel}\t{registers}\t{spills}");
+        }
+    }
+}
