@@ -331,6 +331,31 @@ fn median(times: &[Duration]) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Room;
+
+    #[test]
+    fn a_gpu_is_measured_as_the_cpu_is() {
+        let file = Arc::new(ds4_model::testing::quant());
+        let options = ds4_cuda::CudaOptions::default();
+        let runner = ds4_cuda::open_emulated(&file, &options).unwrap();
+        let mut engine = Engine::Cuda(Box::new(runner));
+        assert_eq!((engine.name(), &engine.device().unwrap().name[..]), ("cuda", "emulator"));
+        let room = engine.room().unwrap();
+        room.plan(engine.runner(), 64, "").unwrap();
+        let none = Room::Device { free_bytes: 0 }.plan(engine.runner(), 64, "use less");
+        assert!(none.unwrap_err().to_string().ends_with("the GPU has 0.0 KiB for it; use less"));
+        let tokens: Vec<TokenId> = (0..20).map(TokenId).collect();
+        let (engine, plain) = (&mut engine, [0.0; 2]);
+        let (is_wide, bandwidth) = (true, None);
+        let mut walk =
+            Walk { engine, seq: None, file: &file, eos: None, is_wide, bandwidth, plain };
+        let short = walk.measure(&tokens[..12], 64, 2).unwrap();
+        let long = walk.measure(&tokens, 64, 2).unwrap();
+        assert_eq!((short.prefill_tokens, long.prefill_tokens, long.gen_tokens), (12, 8, 2));
+        assert!(long.kvcache_bytes > short.kvcache_bytes);
+        assert_eq!(long.wide.unwrap().bandwidth_share, None);
+        assert!(walk.kernels(&tokens, None, 1, (Path::new("x"), 1.0)).is_err());
+    }
 
     #[test]
     fn synthetic_tokens_are_fixed() {
