@@ -29,6 +29,7 @@ mod dot;
 mod fp_sim;
 mod frontier;
 mod head;
+mod host_experts;
 mod hyper;
 mod indexer;
 mod layer;
@@ -56,6 +57,7 @@ mod vec_ops;
 mod vectorise;
 
 pub use dot::Isa;
+pub use host_experts::{Chosen, HostExperts};
 pub use pool::Pool;
 pub use residency::Placement;
 pub use runner::{CHUNK_MAX, CpuOptions, CpuRunner, open};
