@@ -67,6 +67,9 @@ pub(super) struct PanelKernel {
     pub multiply: unsafe fn(&Panel, &Tile<'_>, at: usize, y: &mut [Sums]),
 }
 
+/// Tokens whose places in the result are asked for before they are written.
+const AHEAD: usize = 4;
+
 /// Space of one thread.
 struct Scratch {
     panel: Box<Panel>,
@@ -126,6 +129,8 @@ pub(super) unsafe fn panels(t: &Tile<'_>, kernel: &PanelKernel) {
             }
             let n = (t.rows() - first).min(ROWS);
             for (k, y) in y.iter().enumerate() {
+                // Stores that miss all caches wait for each other unless their lines are on the way.
+                ask_for(t.out.rows(first, (k + AHEAD).min(t.toks.n - 1), n), false);
                 t.out.set_rows(first, k, &y.0[..n]);
             }
         }
