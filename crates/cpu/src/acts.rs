@@ -3,6 +3,7 @@
 //! Formats: §6.2 (`Q8_0` form) and §6.4 (`Q8_K`). Buffers are kept between calls, so a step that
 //! is no larger than an earlier one allocates nothing.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::pool::Pool;
@@ -126,6 +127,18 @@ impl Acts {
         self.q8_k.row(i, self.cols, 256)
     }
 
+    /// Columns `at` of row `i`, whole blocks, in a quantised form.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for panels"))]
+    #[expect(clippy::inline_always, reason = "a returned value would be copied")]
+    #[inline(always)]
+    pub(crate) fn part(&self, form: ActForm, i: usize, at: Range<usize>) -> Quant<'_> {
+        match form {
+            ActForm::Q8_0 => self.q8_0.part(i * self.cols, at, 32),
+            ActForm::Q8K => self.q8_k.part(i * self.cols, at, 256),
+            ActForm::F32 => unreachable!("not a quantised form"),
+        }
+    }
+
     /// Whether the form has been prepared since the rows were written.
     pub(crate) fn has(&self, form: ActForm) -> bool {
         match form {
@@ -182,12 +195,19 @@ impl Form {
 
     #[inline]
     fn row(&self, i: usize, cols: usize, block: usize) -> Quant<'_> {
+        self.part(i * cols, 0..cols, block)
+    }
+
+    /// Values `at` of the row that begins with value `first`.
+    #[expect(clippy::inline_always, reason = "a returned value would be copied")]
+    #[inline(always)]
+    fn part(&self, first: usize, at: Range<usize>, block: usize) -> Quant<'_> {
         assert!(self.valid, "activations were not prepared in this form");
-        let (nd, ns) = (cols / block, cols / 16);
+        let (begin, end) = (first + at.start, first + at.end);
         Quant {
-            q: &self.q[i * cols..(i + 1) * cols],
-            d: &self.d[i * nd..(i + 1) * nd],
-            sums: &self.sums[i * ns..(i + 1) * ns],
+            q: &self.q[begin..end],
+            d: &self.d[begin / block..end / block],
+            sums: &self.sums[begin / 16..end / 16],
         }
     }
 }

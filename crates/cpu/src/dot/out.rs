@@ -38,11 +38,16 @@ impl<'a> Out<'a> {
         self.y[t * self.stride + self.row + r].store(value.to_bits(), Ordering::Relaxed);
     }
 
+    /// The places of `n` rows from `r` on of token `t`.
+    #[inline]
+    pub(crate) fn rows(&self, r: usize, t: usize, n: usize) -> &'a [AtomicU32] {
+        &self.y[t * self.stride + self.row + r..][..n]
+    }
+
     /// Writes rows from `r` on of token `t`.
     #[inline]
     pub(crate) fn set_rows(&self, r: usize, t: usize, values: &[f32]) {
-        let to = &self.y[t * self.stride + self.row + r..][..values.len()];
-        for (to, value) in to.iter().zip(values) {
+        for (to, value) in self.rows(r, t, values.len()).iter().zip(values) {
             to.store(value.to_bits(), Ordering::Relaxed);
         }
     }

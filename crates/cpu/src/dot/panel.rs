@@ -17,6 +17,11 @@ pub(super) const COLS: usize = 256;
 /// One value per row.
 pub(super) type Lanes<T> = [T; ROWS];
 
+/// Sums of one token; a register of them never lies in two lines of the cache.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Sums(pub Lanes<f32>);
+
 /// Unpacked rows; which parts are used depends on the format and the instruction set.
 #[repr(C, align(64))]
 pub(super) struct Panel {
@@ -59,13 +64,16 @@ pub(super) struct PanelKernel {
     /// Takes over some columns of all rows.
     pub fill: unsafe fn(&mut Panel, &Lanes<&[u8]>),
     /// Adds the panel times columns `at..` of every token of the tile to `y`, one entry per token.
-    pub multiply: unsafe fn(&Panel, &Tile<'_>, at: usize, y: &mut [Lanes<f32>]),
+    pub multiply: unsafe fn(&Panel, &Tile<'_>, at: usize, y: &mut [Sums]),
 }
+
+/// Tokens whose places in the result are asked for before they are written.
+const AHEAD: usize = 4;
 
 /// Space of one thread.
 struct Scratch {
     panel: Box<Panel>,
-    y: Vec<Lanes<f32>>,
+    y: Vec<Sums>,
 }
 
 thread_local! {
@@ -75,6 +83,7 @@ thread_local! {
 
 /// Asks for values that are needed soon, where there is a stable way to: at once, or `later`, after
 /// more than the nearest cache holds.
+#[inline]
 pub(super) fn ask_for<T>(values: &[T], later: bool) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..size_of_val(values)).step_by(64) {
@@ -102,7 +111,7 @@ pub(super) unsafe fn panels(t: &Tile<'_>, kernel: &PanelKernel) {
         for first in (0..t.rows()).step_by(ROWS) {
             let rows = t.lanes::<ROWS>(first);
             y.clear();
-            y.resize(t.toks.n, [0.0; ROWS]);
+            y.resize(t.toks.n, Sums([0.0; ROWS]));
             for at in (0..t.cols).step_by(COLS) {
                 let bytes = |col: usize| col / t.ty.block_elems() * t.ty.block_bytes();
                 let (begin, end) = (bytes(at), bytes((at + COLS).min(t.cols)));
@@ -120,7 +129,9 @@ pub(super) unsafe fn panels(t: &Tile<'_>, kernel: &PanelKernel) {
             }
             let n = (t.rows() - first).min(ROWS);
             for (k, y) in y.iter().enumerate() {
-                t.out.set_rows(first, k, &y[..n]);
+                // Stores that miss all caches wait for each other unless their lines are on the way.
+                ask_for(t.out.rows(first, (k + AHEAD).min(t.toks.n - 1), n), false);
+                t.out.set_rows(first, k, &y.0[..n]);
             }
         }
     });

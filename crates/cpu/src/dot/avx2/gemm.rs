@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use ds4_gguf::TensorType;
 
 use super::super::Tile;
-use super::super::panel::{COLS, Lanes, Panel, PanelKernel, ROWS, panels};
+use super::super::panel::{COLS, Lanes, Panel, PanelKernel, ROWS, Sums, panels};
 use super::super::rows::quant;
 use super::fill::{self, LANES};
 use super::{load, load_ps, load16, store, store_to_ps};
@@ -129,7 +129,7 @@ fn start<F: Format>(p: &mut Panel) {
 
 /// Every token of the tile times a panel of bytes.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn bytes<F: Format>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Lanes<f32>]) {
+fn bytes<F: Format>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Sums]) {
     let mut first = 0;
     while first < y.len() {
         match y.len() - first {
@@ -148,7 +148,7 @@ fn byte_tokens<F: Format, const T: usize>(
     t: &Tile<'_>,
     at: usize,
     first: usize,
-    y: &mut [Lanes<f32>],
+    y: &mut [Sums],
 ) {
     let mut raised = [[0; COLS]; T];
     let q: [Quant<'_>; T] = std::array::from_fn(|k| quant(t.x, t.form, t.toks.row(first + k)));
@@ -169,7 +169,7 @@ fn byte_tokens<F: Format, const T: usize>(
             for k in 0..T {
                 let dx = _mm256_set1_ps(dx[k]);
                 for i in 0..VECTORS {
-                    let y = &mut y[first + k].as_chunks_mut::<LANES>().0[v + i];
+                    let y = &mut y[first + k].0.as_chunks_mut::<LANES>().0[v + i];
                     let d = load_ps(&p.d[block].as_chunks::<LANES>().0[v + i]);
                     let s = _mm256_cvtepi32_ps(s[k][i]);
                     let sum = if F::MINS {
@@ -262,7 +262,7 @@ fn minima<const T: usize>(
 
 /// Every token of the tile times a panel of `Q8_0`; the activations have a scale per `X` columns.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn words<const X: usize>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Lanes<f32>]) {
+fn words<const X: usize>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Sums]) {
     let cols = COLS.min(t.cols - at);
     // Some rows at a time: what all tokens meet stays in the nearest cache.
     for first in (0..ROWS / LANES).step_by(WORD_VECTORS) {
@@ -283,16 +283,10 @@ const WORD_VECTORS: usize = 4;
 
 /// One token times [`WORD_VECTORS`] registers of rows from `first` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn word_rows<const X: usize>(
-    p: &Panel,
-    x: &[[i16; 32]],
-    dx: &[f32],
-    first: usize,
-    y: &mut Lanes<f32>,
-) {
+fn word_rows<const X: usize>(p: &Panel, x: &[[i16; 32]], dx: &[f32], first: usize, y: &mut Sums) {
     let mut acc = [_mm256_setzero_ps(); WORD_VECTORS];
     for v in 0..WORD_VECTORS {
-        acc[v] = load_ps(&y.as_chunks::<LANES>().0[first + v]);
+        acc[v] = load_ps(&y.0.as_chunks::<LANES>().0[first + v]);
     }
     for (i, x) in x.iter().enumerate() {
         let mut s = [_mm256_setzero_si256(); WORD_VECTORS];
@@ -311,6 +305,6 @@ fn word_rows<const X: usize>(
         }
     }
     for v in 0..WORD_VECTORS {
-        store_to_ps(&mut y.as_chunks_mut::<LANES>().0[first + v], acc[v]);
+        store_to_ps(&mut y.0.as_chunks_mut::<LANES>().0[first + v], acc[v]);
     }
 }

@@ -3,15 +3,15 @@
 //! Weights with signs are raised in the panel. What that makes a sum too large by is subtracted:
 //! from blocks of 32 before they meet their scale, from larger ones like minima of sub-blocks.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use ds4_gguf::TensorType;
 
 use super::super::Tile;
-use super::super::panel::{COLS, Lanes, Panel, PanelKernel, ROWS, ask_for, panels};
-use super::super::rows::quant;
+use super::super::panel::{COLS, Lanes, Panel, PanelKernel, ROWS, Sums, ask_for, panels};
 use super::{fill, load, load_ps, store_ps};
-use crate::acts::{ActForm, Quant};
+use crate::acts::ActForm;
 
 /// Rows of a register.
 pub(super) const LANES: usize = 16;
@@ -134,102 +134,130 @@ fn fill<F: Format>(p: &mut Panel, rows: &Lanes<&[u8]>) {
     fill::rows(F::TYPE, p, rows);
 }
 
+/// What a token has in the columns of a panel.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    /// Values.
+    x: &'a [[i8; 4]],
+    /// Sums of 16 of them.
+    sums: &'a [[i16; 2]],
+    /// Scales.
+    d: &'a [f32],
+    /// Scales per block of 32, or 0 where one is for all.
+    per_block: usize,
+}
+
+/// Columns `at..` of token `k` of the tile.
+#[expect(clippy::inline_always, reason = "a returned value would be copied")]
+#[inline(always)]
+fn columns<'a>(t: &Tile<'a>, at: usize, k: usize) -> Columns<'a> {
+    let q = t.x.part(t.form, t.toks.row(k), at..t.cols.min(at + COLS));
+    Columns {
+        x: q.q.as_chunks().0,
+        sums: q.sums.as_chunks().0,
+        d: q.d,
+        per_block: usize::from(t.form == ActForm::Q8_0),
+    }
+}
+
 /// Adds every token of the tile times the panel.
 #[target_feature(enable = "avx512vl,avx512bw,avx512vnni")]
-fn multiply<F: Format>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Lanes<f32>]) {
-    let mut first = 0;
-    while first < y.len() {
-        let after = first + TOKENS;
-        for k in after..y.len().min(after + TOKENS) {
-            ask_for_token(t, k, at);
+fn multiply<F: Format>(p: &Panel, t: &Tile<'_>, at: usize, y: &mut [Sums]) {
+    let none = [Columns { x: &[], sums: &[], d: &[], per_block: 0 }; TOKENS];
+    // Two places in turn: what was just written must not be copied.
+    let (mut now, mut next) = (&mut none.clone(), &mut none.clone());
+    for after in (0..y.len() + TOKENS).step_by(TOKENS) {
+        for k in 0..TOKENS {
+            // Rows of activations are a power of two apart: many of them fall on the same places of
+            // a cache, and none is near when its turn comes.
+            next[k] = columns(t, at, (after + k).min(y.len() - 1));
+            ask_for(next[k].x, false);
+            ask_for(next[k].sums, false);
         }
-        match y.len() - first {
-            1 => tokens::<F, 1>(p, t, at, first, y),
-            2 => tokens::<F, 2>(p, t, at, first, y),
-            _ => tokens::<F, TOKENS>(p, t, at, first, y),
+        let end = y.len().min(after);
+        let y = &mut y[after.saturating_sub(TOKENS)..end];
+        match y.len() {
+            0 => {}
+            1 => tokens::<F, 1>(p, now, y),
+            2 => tokens::<F, 2>(p, now, y),
+            _ => tokens::<F, TOKENS>(p, now, y),
         }
-        first = after;
+        std::mem::swap(&mut now, &mut next);
     }
 }
 
-/// Asks for what token `k` has in the panel's columns. Rows of activations are a power of two
-/// apart: many of them fall on the same places of a cache, and none is near when its turn comes.
-fn ask_for_token(t: &Tile<'_>, k: usize, at: usize) {
-    let q = quant(t.x, t.form, t.toks.row(k));
-    let end = t.cols.min(at + COLS);
-    ask_for(&q.q[at..end], false);
-    ask_for(&q.sums[at / 16..end / 16], false);
-}
-
-/// Tokens `first..first + T`.
+/// Adds the first `T` tokens times the panel. Inlined, it would keep what it reads of the panel in
+/// registers over all tokens: more than there are, so they would be read from the stack.
+#[inline(never)]
 #[target_feature(enable = "avx512vl,avx512bw,avx512vnni")]
-fn tokens<F: Format, const T: usize>(
-    p: &Panel,
-    t: &Tile<'_>,
-    at: usize,
-    first: usize,
-    y: &mut [Lanes<f32>],
-) {
-    let cols = COLS.min(t.cols - at);
-    // Columns per scale of the activations.
-    let per = if t.form == ActForm::Q8_0 { 32 } else { 256 };
-    let mut q = [Quant { q: &[], d: &[], sums: &[] }; T];
-    for k in 0..T {
-        q[k] = quant(t.x, t.form, t.toks.row(first + k));
-    }
-    let mut x: [&[i8]; T] = [&[]; T];
-    for k in 0..T {
-        x[k] = &q[k].q[at..at + cols];
-    }
-    let y = &mut y[first..first + T];
+fn tokens<F: Format, const T: usize>(p: &Panel, x: &[Columns<'_>; TOKENS], y: &mut [Sums]) {
+    let y = y.first_chunk_mut::<T>().expect("as many sums as tokens");
     let mut acc = [[_mm512_setzero_ps(); VECTORS]; T];
-    for k in 0..T {
-        for v in 0..VECTORS {
-            acc[k][v] = load_ps(&y[k].as_chunks::<LANES>().0[v]);
-        }
-    }
-    for block in 0..cols / F::BLOCK {
-        let mut s = [[_mm512_setzero_si512(); VECTORS]; T];
-        if F::RAISED > 0 {
-            for k in 0..T {
-                let sums = &q[k].sums[(at + block * F::BLOCK) / 16..];
-                let sum = i32::from(sums[0]) + i32::from(sums[1]);
-                s[k] = [_mm512_set1_epi32(-F::RAISED * sum); VECTORS];
+    if F::BLOCK < COLS {
+        for k in 0..T {
+            for v in 0..VECTORS {
+                acc[k][v] = load_ps(&y[k].0.as_chunks::<LANES>().0[v]);
             }
         }
-        let s = sums::<F, T>(p, &x, block, s);
-        let m = if F::MIN > 0 { minima::<F, T>(p, &q, at) } else { s };
+    }
+    let blocks = if F::BLOCK < COLS { x[0].x.len() * 4 / F::BLOCK } else { 1 };
+    for block in 0..blocks {
+        let s = sums::<F, T>(p, x, block);
+        let m = if F::MIN > 0 { minima::<F, T>(p, x) } else { s };
+        let mut dx = [_mm512_setzero_ps(); T];
+        for k in 0..T {
+            dx[k] = _mm512_set1_ps(x[k].d[block * x[k].per_block]);
+        }
         for v in 0..VECTORS {
             let d = load_ps(&p.d[block].as_chunks::<LANES>().0[v]);
             let dmin = load_ps(&p.dmin.as_chunks::<LANES>().0[v]);
             for k in 0..T {
-                let dx = _mm512_set1_ps(q[k].d[(at + block * F::BLOCK) / per]);
-                acc[k][v] = if F::DMIN {
-                    let (s, m) = (_mm512_cvtepi32_ps(s[k][v]), _mm512_cvtepi32_ps(m[k][v]));
-                    let s = _mm512_fnmadd_ps(dmin, m, _mm512_mul_ps(d, s));
-                    _mm512_fmadd_ps(s, dx, acc[k][v])
+                if F::BLOCK < COLS {
+                    acc[k][v] = add::<F>(acc[k][v], [s[k][v], m[k][v]], [d, dmin], dx[k]);
                 } else {
-                    let s = if F::MIN > 0 { _mm512_sub_epi32(s[k][v], m[k][v]) } else { s[k][v] };
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), _mm512_mul_ps(d, dx), acc[k][v])
-                };
+                    let y = &mut y[k].0.as_chunks_mut::<LANES>().0[v];
+                    store_ps(y, add::<F>(load_ps(y), [s[k][v], m[k][v]], [d, dmin], dx[k]));
+                }
             }
         }
     }
-    for k in 0..T {
-        for v in 0..VECTORS {
-            store_ps(&mut y[k].as_chunks_mut::<LANES>().0[v], acc[k][v]);
+    if F::BLOCK < COLS {
+        for k in 0..T {
+            for v in 0..VECTORS {
+                store_ps(&mut y[k].0.as_chunks_mut::<LANES>().0[v], acc[k][v]);
+            }
         }
     }
 }
 
-/// Adds the integer sums of a block of `T` tokens to `s`.
+/// `y` and a block's sums, that of the minima behind the other, times the scales of the weights and
+/// of the activations.
+#[target_feature(enable = "avx512f")]
+fn add<F: Format>(y: __m512, [s, m]: [__m512i; 2], [d, dmin]: [__m512; 2], dx: __m512) -> __m512 {
+    if F::DMIN {
+        let (s, m) = (_mm512_cvtepi32_ps(s), _mm512_cvtepi32_ps(m));
+        _mm512_fmadd_ps(_mm512_fnmadd_ps(dmin, m, _mm512_mul_ps(d, s)), dx, y)
+    } else {
+        let s = if F::MIN > 0 { _mm512_sub_epi32(s, m) } else { s };
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), _mm512_mul_ps(d, dx), y)
+    }
+}
+
+/// The integer sums of a block of `T` tokens.
 #[target_feature(enable = "avx512vl,avx512bw,avx512vnni")]
 fn sums<F: Format, const T: usize>(
     p: &Panel,
-    x: &[&[i8]; T],
+    x: &[Columns<'_>; TOKENS],
     block: usize,
-    mut s: [[__m512i; VECTORS]; T],
 ) -> [[__m512i; VECTORS]; T] {
+    let mut s = [[_mm512_setzero_si512(); VECTORS]; T];
+    if F::RAISED > 0 {
+        for k in 0..T {
+            let sum = x[k].sums[block];
+            let sum = i32::from(sum[0]) + i32::from(sum[1]);
+            s[k] = [_mm512_set1_epi32(-F::RAISED * sum); VECTORS];
+        }
+    }
     let first = block * F::BLOCK / 4;
     if F::PART == F::BLOCK {
         return part::<F, T>(p, x, first, s);
@@ -241,7 +269,7 @@ fn sums<F: Format, const T: usize>(
             let scale = load(&p.scales[n * F::PART / F::SUB].as_chunks::<LANES>().0[v]);
             for k in 0..T {
                 s[k][v] = if F::NARROW {
-                    _mm512_dpwssd_epi32(s[k][v], part[k][v], scale)
+                    dpwssd(s[k][v], part[k][v], scale)
                 } else {
                     _mm512_add_epi32(s[k][v], _mm512_mullo_epi32(part[k][v], scale))
                 };
@@ -255,7 +283,7 @@ fn sums<F: Format, const T: usize>(
 #[target_feature(enable = "avx512vl,avx512bw,avx512vnni")]
 fn part<F: Format, const T: usize>(
     p: &Panel,
-    x: &[&[i8]; T],
+    x: &[Columns<'_>; TOKENS],
     first: usize,
     mut s: [[__m512i; VECTORS]; T],
 ) -> [[__m512i; VECTORS]; T] {
@@ -263,7 +291,7 @@ fn part<F: Format, const T: usize>(
     let quads = &p.quads[first..first + n];
     let mut x4: [&[[i8; 4]]; T] = [&[]; T];
     for k in 0..T {
-        x4[k] = &x[k].as_chunks::<4>().0[first..first + n];
+        x4[k] = &x[k].x[first..first + n];
     }
     for i in 0..n {
         let mut w = [_mm512_setzero_si512(); VECTORS];
@@ -285,29 +313,47 @@ fn part<F: Format, const T: usize>(
 #[target_feature(enable = "avx512vl,avx512bw,avx512vnni")]
 fn minima<F: Format, const T: usize>(
     p: &Panel,
-    x: &[Quant<'_>; T],
-    at: usize,
+    x: &[Columns<'_>; TOKENS],
 ) -> [[__m512i; VECTORS]; T] {
     let mut m = [[_mm512_setzero_si512(); VECTORS]; T];
-    let mut sums = [[0; 16]; T];
+    let mut sums: [&[[i16; 2]; 8]; T] = [&[[0; 2]; 8]; T];
     for k in 0..T {
-        sums[k] = x[k].sums.as_chunks::<16>().0[at / COLS];
-        if F::MIN == 32 {
-            for i in 0..8 {
-                sums[k][i] = sums[k][2 * i] + sums[k][2 * i + 1];
-            }
-        }
+        sums[k] = x[k].sums.first_chunk().expect("a block");
     }
     for (i, mins) in p.mins[..if F::MIN == 16 { 8 } else { 4 }].iter().enumerate() {
+        let mut pairs = [_mm512_setzero_si512(); T];
         for k in 0..T {
-            let pair = [sums[k][2 * i], sums[k][2 * i + 1]].map(i16::cast_unsigned);
-            let pair = u32::from(pair[0]) | u32::from(pair[1]) << 16;
-            let pair = _mm512_set1_epi32(pair.cast_signed());
-            for v in 0..VECTORS {
-                let mins = load(&mins.as_chunks::<LANES>().0[v]);
-                m[k][v] = _mm512_dpwssd_epi32(m[k][v], mins, pair);
+            let [a, b] = if F::MIN == 16 {
+                sums[k][i]
+            } else {
+                let [a, b] = [sums[k][2 * i], sums[k][2 * i + 1]];
+                [a[0] + a[1], b[0] + b[1]]
+            };
+            let pair = u32::from(a.cast_unsigned()) | u32::from(b.cast_unsigned()) << 16;
+            pairs[k] = _mm512_set1_epi32(pair.cast_signed());
+        }
+        for v in 0..VECTORS {
+            let mins = load(&mins.as_chunks::<LANES>().0[v]);
+            for k in 0..T {
+                m[k][v] = dpwssd(m[k][v], mins, pairs[k]);
             }
         }
     }
     m
+}
+
+/// `_mm512_dpwssd_epi32`, which the compiler would take apart into two instructions.
+#[target_feature(enable = "avx512vnni")]
+fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: registers alone, and the caller has the instruction.
+    unsafe {
+        asm!(
+            "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
 }
