@@ -38,7 +38,8 @@ class Plan:
 
     def __init__(self, spec):
         self.phases, self.lr = spec["phases"], spec["lr"]
-        self.total = sum(p["seconds"] for p in self.phases)
+        self.begin = spec.get("begin", 0)                      # second of the checkpoint that this plan goes on from
+        self.total = self.begin + sum(p["seconds"] for p in self.phases)
         self.quant = spec["quant"]                             # [from, to]: share of 4-bit rounding rises 0 -> 1
         self.mtp, self.index = spec.get("mtp_weight", 0.3), spec.get("index_weight", 0.1)
         self.views = spec.get("views", [])
@@ -49,6 +50,7 @@ class Plan:
 
     def phase(self, clock):
         """The phase in force, or None when the plan is done."""
+        clock -= self.begin
         for p in self.phases:
             if clock < p["seconds"]:
                 return p
@@ -62,10 +64,10 @@ class Plan:
 
     def factor(self, clock, since_start):
         """Warm-up, constant, linear decay; `since_start` seconds since a cold optimiser."""
-        x = clock / self.total
+        x = (clock - self.begin) / (self.total - self.begin)
         hold, floor = self.lr["hold"], self.lr["floor"]
         decay = 1.0 if x < hold else max(floor, 1 - (1 - floor) * (x - hold) / (1 - hold))
-        return decay * min(1.0, 0.02 + since_start / self.lr["warmup_seconds"])
+        return self.lr.get("peak", 1.0) * decay * min(1.0, 0.02 + since_start / self.lr["warmup_seconds"])
 
 
 def nll(state, head, norm, output, targets, weights, mode):
@@ -287,6 +289,7 @@ class Run:
                 taken, snapshot = self.clock, [t.clone() for t in self.live()]
             if now > self.scored + o.score_every:
                 self.quick(length)
+                self.save()
                 last = self.scored = self.sync()
                 self.set_pace(phase, deadline - last)
             if now > deadline:
@@ -300,7 +303,7 @@ class Run:
         """With --finish: plan seconds per second, so that the wanted one is reached as the wall time ends."""
         if not self.o.finish:
             return
-        ends = np.cumsum([p["seconds"] for p in self.plan.phases])
+        ends = self.plan.begin + np.cumsum([p["seconds"] for p in self.plan.phases])
         later = int((ends < self.o.finish).sum()) - self.plan.phases.index(phase)
         self.rate = max(0.01, self.o.finish - self.clock) / max(20.0, left - 1 - COMPILING * later)
         print(f"pace: {self.rate:.2f} plan seconds per second", flush=True)
@@ -336,7 +339,7 @@ class Run:
             return
         torch.compiler.set_stance("force_eager")
         try:
-            few = {"needle1k": 40, "tool": 60, "arith": 40, "copy": 30}
+            few = {"needle1k": 40, "tool": 135, "arith": 40, "copy": 30, "lookup": 40}
             few |= {"needle4k": 24} if length >= 4096 else {}
             few |= {"needle16k": 8} if length >= 16384 else {}
             got = ev.evaluate(self.model, cases, self.dev, self.dtype, lambda k: few.get(k, 0), 1 << 15)

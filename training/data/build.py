@@ -279,6 +279,8 @@ def worker(index, args, corpus):
         warm = length == args.lens[0] and written[length] < args.warm * SHARD_TOKENS
         if warm:
             shares = mixture.WARM
+        elif args.polish:
+            shares = mixture.POLISH
         else:
             shares = mixture.SHARES[min(mixture.SHARES, key=lambda n: abs(n - length))]
         rows = max(1, SHARD_TOKENS // (length + 2))
@@ -311,6 +313,7 @@ def main():
     parser.add_argument("--len-shares", default="80,13,7")
     parser.add_argument("--warm", type=float, default=0, help="million tokens of recall practice "
                         "per process before the normal mixture")
+    parser.add_argument("--polish", action="store_true", help="the mixture of a last run for tool use")
     parser.add_argument("--corpus", default=os.path.join(HERE, "../../.carry/corpus.txt.xz"))
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()

@@ -23,6 +23,9 @@ SHARES = {
 # The first shards of a run teach recall first: many answers, each out of what was said before.
 WARM = {"text": 7, "page": 3, "pairs": 16, "ledger": 20, "echo": 10, "chat": 5, "math": 6, "task": 7, "lookup": 8,
         "needle": 10, "tools": 8}
+# A last run that polishes tool use.
+POLISH = {"text": 6, "page": 3, "pairs": 1, "ledger": 3, "echo": 2, "chat": 9, "math": 10, "task": 7, "lookup": 9,
+          "needle": 9, "tools": 41}
 # Weight of a family's loss in percent: prose must not drown what there is a right answer for.
 SCALE = {"text": 40, "page": 40, "chat": 60}
 # How often a source's documents are taken, relative to their number.
