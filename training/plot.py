@@ -29,14 +29,13 @@ def main():
                    f'<text x="{PAD - 8}" y="{sy(y) + 4:.1f}" text-anchor="end">{y:.1f}</text>')
     for x in range(0, int(xs[-1]) + 1, 100):
         out.append(f'<text x="{sx(x):.1f}" y="{H - PAD + 18}" text-anchor="middle">{x}</text>')
-    length = None
-    for r, x in zip(rows, xs):
-        if r["length"] != length:
-            length = r["length"]
-            left = sx(x) > 0.8 * W                             # no room for the label on the right
-            out.append(f'<path d="M{sx(x):.1f} {PAD}V{H - PAD}" stroke="#999" stroke-dasharray="4 3"/>'
-                       f'<text x="{sx(x) + (-4 if left else 4):.1f}" y="{PAD - 6}" '
-                       f'text-anchor="{"end" if left else "start"}">windows of {length}</text>')
+    starts = [i for i, r in enumerate(rows) if i == 0 or r["length"] != rows[i - 1]["length"]]
+    for i, after in zip(starts, [*starts[1:], len(rows) - 1]):
+        x, length = xs[i], rows[i]["length"]
+        left = sx(xs[after]) - sx(x) < 110                 # no room for the label on the right
+        out.append(f'<path d="M{sx(x):.1f} {PAD}V{H - PAD}" stroke="#999" stroke-dasharray="4 3"/>'
+                   f'<text x="{sx(x) + (-4 if left else 4):.1f}" y="{PAD - 6}" '
+                   f'text-anchor="{"end" if left else "start"}">windows of {length}</text>')
     ramp = [x for r, x in zip(rows, xs) if 0 < r["share"] < 1]
     if ramp:
         out.append(f'<rect x="{sx(ramp[0]):.1f}" y="{PAD}" width="{sx(ramp[-1]) - sx(ramp[0]):.1f}" '
