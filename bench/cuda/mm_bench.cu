@@ -32,16 +32,16 @@
 
 // --- variants to choose from
 
-MM_Q8_KERNEL(q8_128x128_k128, 2, 128, 128, 64, 32, 128, 2)
+MM_Q8_KERNEL(q8_128x128_k64, 2, 128, 128, 64, 32, 64, 3)
 MM_Q8_KERNEL(q8_128x128_1, 1, 128, 128, 64, 32, 128, 2)
 MM_Q8_KERNEL(q8_256x128, 1, 256, 128, 64, 32, 64, 3)
 MM_Q8_KERNEL(q8_128x256, 1, 128, 256, 64, 32, 64, 3)
 MM_Q8_KERNEL(q8_64x128, 3, 64, 128, 32, 64, 64, 3)
-EXP_MM_KERNELS(iq2_w4, ExpIq2, 4, 2)
-EXP_MM_KERNELS(q2k_w4, ExpQ2K, 4, 2)
+EXP_MM_KERNELS(iq2_w8, ExpIq2, 8, 1)
+EXP_MM_KERNELS(q2k_w8, ExpQ2K, 8, 1)
 ATTN_KERNEL(attn_fast, 4, 2, false, false)
 ATTN_KERNEL(attn_q, 2, 4, true, false)
-ATTN_KERNEL(attn_few_4, 1, 4, true, true)
+ATTN_KERNEL(attn_few_8, 1, 8, true, true)
 
 // --- numbers: a function of seed and index, the same here and there
 
@@ -149,7 +149,7 @@ struct Q8Variant {
     int bm, bn, threads, smem;
 };
 #define Q8(name, bm, bn, kb, st) {#name, name, bm, bn, name##_tile::THREADS, MM_Q8_SMEM(bm, bn, kb, st)}
-static const Q8Variant Q8S[] = {Q8(mm_q8_0, 128, 128, 64, 3),      Q8(q8_128x128_k128, 128, 128, 128, 2), Q8(q8_128x128_1, 128, 128, 128, 2),
+static const Q8Variant Q8S[] = {Q8(mm_q8_0, 128, 128, 128, 2),     Q8(q8_128x128_k64, 128, 128, 64, 3), Q8(q8_128x128_1, 128, 128, 128, 2),
                                 Q8(q8_256x128, 256, 128, 64, 3),   Q8(q8_128x256, 128, 256, 64, 3),       Q8(q8_64x128, 64, 128, 64, 3),
                                 Q8(mm_q8_0_small, 64, 64, 128, 3), Q8(mm_q8_0_few, 32, 64, 128, 3)};
 
@@ -375,9 +375,9 @@ static void experts() {
         const Stack g(TY_IQ2_XXS, N_FF, N_EMBD, 100), u(TY_IQ2_XXS, N_FF, N_EMBD, 110), d(TY_Q2_K, N_EMBD, N_FF, 120);
         for (int T : {512, 2048, 4096}) {
             up<ExpIq2, EXP_MM_WARPS_IQ2>("iq2", exp_mm_gate_up_iq2, g, u, T);
-            if (T == 2048) up<ExpIq2, 4>("iq2_w4", exp_mm_gate_up_iq2_w4, g, u, T);
+            if (T == 2048) up<ExpIq2, 8>("iq2_w8", exp_mm_gate_up_iq2_w8, g, u, T);
             down<ExpQ2K, EXP_MM_WARPS_Q2K>("q2k", exp_mm_down_q2k, d, T);
-            if (T == 2048) down<ExpQ2K, 4>("q2k_w4", exp_mm_down_q2k_w4, d, T);
+            if (T == 2048) down<ExpQ2K, 8>("q2k_w8", exp_mm_down_q2k_w8, d, T);
         }
     }
     {
@@ -392,14 +392,14 @@ static void experts() {
 
 // --- attention
 
-typedef void (*AttnKernel)(const float*, const float*, const float*, const Tok*, const SeqLayer*, int, int, const half*, const int*, int, int, float*, float*, float*);
+typedef void (*AttnKernel)(const float*, const float*, const float*, const Tok*, const SeqLayer*, int, int, const half*, const int*, int, int, float*, float*, float*, int8_t*, float*);
 struct AttnVariant {
     const char* name;
     AttnKernel f;
     int hg, ksplit;
 };
 static const AttnVariant MANY[] = {{"attn", attn, ATTN_HG, ATTN_KSPLIT}, {"attn_q", attn_q, 2, 4}, {"attn_fast", attn_fast, 4, 2}};
-static const AttnVariant FEW[] = {{"attn_few", attn_few, ATTN_FEW_HG, ATTN_FEW_KSPLIT}, {"attn_few_4", attn_few_4, 1, 4}};
+static const AttnVariant FEW[] = {{"attn_few", attn_few, ATTN_FEW_HG, ATTN_FEW_KSPLIT}, {"attn_few_8", attn_few_8, 1, 8}};
 
 // T tokens from position pos0 on (all of one sequence), or T sequences of one token.
 static void attention(int T, int pos0, int ratio, bool batch, const std::vector<int>& splits) {
@@ -435,8 +435,8 @@ static void attention(int T, int pos0, int ratio, bool batch, const std::vector<
         printf(" %s", a.name);
         for (int n : splits) {
             const float ms = timed(many ? 2 : 50, [&](cudaStream_t st) {
-                a.f<<<dim3(T, n, (N_HEAD + 16 * a.hg - 1) / (16 * a.hg)), a.hg * a.ksplit * 32, smem, st>>>(q, turns, sinks, toks, table, 1, 0, chunk, chosen, ratio, n, po, ml, out);
-                if (n > 1) attn_combine<<<dim3(T, N_HEAD), ATTN_COMBINE_THREADS, 0, st>>>(po, ml, sinks, turns, n, out);
+                a.f<<<dim3(T, n, (N_HEAD + 16 * a.hg - 1) / (16 * a.hg)), a.hg * a.ksplit * 32, smem, st>>>(q, turns, sinks, toks, table, 1, 0, chunk, chosen, ratio, n, po, ml, out, nullptr, nullptr);
+                if (n > 1) attn_combine<<<dim3(T, N_HEAD), ATTN_COMBINE_THREADS, 0, st>>>(po, ml, sinks, turns, n, out, nullptr, nullptr);
             });
             printf(" /%d %.4f ms", n, ms);
             const std::vector<float> y = fetched(out, (uint64_t)T * N_HEAD * HEAD_DIM);

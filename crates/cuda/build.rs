@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 fn main() {
-    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("images");
+    let folder =
+        Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("images");
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .into_iter()
@@ -19,7 +20,8 @@ fn main() {
         .to_owned();
     for name in names {
         let path = folder.join(&name);
-        writeln!(text, "({name:?}, include_bytes!({:?})),", path.display()).expect("a string grows");
+        writeln!(text, "({name:?}, include_bytes!({:?})),", path.display())
+            .expect("a string grows");
     }
     text.push_str("];\n");
     let out = Path::new(&std::env::var("OUT_DIR").expect("cargo sets it")).join("images.rs");

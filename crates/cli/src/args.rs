@@ -171,6 +171,10 @@ pub(crate) struct ModelArgs {
     /// chosen [default: all weights, or three quarters of the free memory if they do not fit]
     #[arg(long, value_name = "N", value_parser = ram_gb)]
     pub ram_gb: Option<f64>,
+    /// On a GPU: memory that may be used there, in GiB; experts beyond it are computed by the CPU
+    /// [default: all that is free]
+    #[arg(long, value_name = "N", value_parser = ram_gb)]
+    pub vram_gb: Option<f64>,
     /// Use the GPU although another ds4 does
     #[arg(long)]
     pub no_lock: bool,
@@ -478,9 +482,9 @@ pub(crate) struct BenchArgs {
     /// Write machine, model and rows here as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// On the CPU: show what each part of the model costs at the last context length and what this machine
-    /// allows; write PREFIX.trace.json, a timeline for Perfetto or Chrome, and PREFIX.svg, a flame
-    /// graph
+    /// Show what each part of the model, or each kernel of a GPU, costs at the last context length
+    /// and what this machine allows; write PREFIX.trace.json, a timeline for Perfetto or Chrome, and
+    /// PREFIX.svg, a flame graph
     #[arg(long, value_name = "PREFIX")]
     pub kernels: Option<PathBuf>,
     /// Add columns: latencies, bytes read per token, GB/s, share of the measured read bandwidth

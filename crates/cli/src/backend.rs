@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
 use ds4_cpu::CpuRunner;
-use ds4_cuda::{CudaOptions, CudaRunner, DeviceInfo};
+use ds4_cuda::{CudaOptions, CudaRunner, DeviceInfo, Plan};
 use ds4_model::memory::SeqPlan;
 use ds4_model::{Error, ModelFile, Numerics, Runner, TokenId};
 
@@ -199,13 +199,10 @@ fn against(memory: u64, file: &ModelFile, model: &Model, needs: Needs) -> Option
     if model.ram_bytes.is_some() {
         return Some("--ram-gb is for the CPU".to_owned());
     }
-    let weights = ds4_cuda::model_bytes(file, &options(file, needs));
-    let seq = SeqPlan::new(&file.dims, needs.cap, file.has_mtp()).bytes().total();
-    let wanted = weights.saturating_add(seq);
-    (wanted > memory).then(|| {
-        let (weights, seq, memory) = (gib(weights), gib(seq), gib(memory));
-        let cap = needs.cap;
-        format!("the model takes {weights} and {cap} tokens {seq}, it has {memory}")
+    let plan = Plan::new(file, &options(file, model, needs), memory);
+    plan.err().map(|error| match error {
+        Error::Memory(why) => first(&why),
+        other => other.to_string(),
     })
 }
 
@@ -214,9 +211,15 @@ fn first(text: &str) -> String {
     text.split(';').next().unwrap_or_default().to_owned()
 }
 
-fn options(file: &ModelFile, needs: Needs) -> CudaOptions {
-    let numerics = needs.numerics.unwrap_or_else(|| file.dims.profile_g());
-    CudaOptions { numerics, ..CudaOptions::default() }
+fn options(file: &ModelFile, model: &Model, needs: Needs) -> CudaOptions {
+    let seq = SeqPlan::new(&file.dims, needs.cap, file.has_mtp()).bytes().total();
+    CudaOptions {
+        numerics: needs.numerics.unwrap_or_else(|| file.dims.profile_g()),
+        vram_bytes: model.vram_bytes,
+        seq_bytes: seq.saturating_add(SPARE_BYTES),
+        threads: model.threads.unwrap_or(0),
+        ..CudaOptions::default()
+    }
 }
 
 fn open(file: &Arc<ModelFile>, model: &Model, needs: Needs) -> ds4_model::Result<Box<CudaRunner>> {
@@ -225,11 +228,17 @@ fn open(file: &Arc<ModelFile>, model: &Model, needs: Needs) -> ds4_model::Result
     }
     let bar = terminal::progress_bar("loading onto the GPU", file.dims.n_layer, "layers");
     let mut progress = |done: usize| bar.set_position(done as u64);
-    let runner = ds4_cuda::open(file, &options(file, needs), &mut progress);
+    let runner = ds4_cuda::open(file, &options(file, model, needs), &mut progress);
     bar.finish_and_clear();
     let runner = runner?;
     let DeviceInfo { name, memory_bytes, .. } = runner.device();
     terminal::note(&format!("backend: CUDA, {name}, {}", short_gib(*memory_bytes)));
+    let (inside, all) = (runner.device_experts(), file.dims.n_expert);
+    if inside < all {
+        terminal::note(&format!(
+            "experts: {inside} of {all} of each layer are on the GPU, the CPU computes the others"
+        ));
+    }
     Ok(Box::new(runner))
 }
 
@@ -263,10 +272,9 @@ mod tests {
         let model = test_model(Backend::Auto);
         assert_eq!(against(80 * GIB, &model, needs), None);
         let why = against(GIB / 2, &model, needs).unwrap();
-        assert!(why.starts_with("the model takes 1.") && why.ends_with("it has 0.50 GiB"), "{why}");
-        let long = Needs::seq(file.dims.ctx_max);
-        let tight = ds4_cuda::model_bytes(&file, &options(&file, needs)) + (1 << 20);
-        assert!(against(tight, &model, long).unwrap().contains("tokens"));
+        assert!(why.starts_with("the GPU has 0.5 GiB to use, but"), "{why}");
+        let limited = Model { vram_bytes: Some(GIB / 4), ..test_model(Backend::Auto) };
+        assert!(against(80 * GIB, &limited, needs).unwrap().starts_with("the GPU has 0.2 GiB"));
         let only_cpu = Needs { only_cpu: Some("--kernels"), ..needs };
         assert!(against(80 * GIB, &model, only_cpu).unwrap().starts_with("--kernels works"));
         let small = Model { ram_bytes: Some(GIB), ..model };

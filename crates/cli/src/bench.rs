@@ -4,6 +4,7 @@
 //! prefilled; then the sequence is marked, decodes greedily with the end token skipped, and is set
 //! back.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,10 +20,9 @@ use crate::backend::{Engine, Needs};
 use crate::bench_report::{Report, Row, Wide};
 use crate::kernel_files::{self, Recorded};
 use crate::kernels::{Known, Limits, Phase};
-use crate::load;
 use crate::machine::{self, gib};
 use crate::options::{Backend, Bench, Subject};
-use crate::{read_bytes, terminal};
+use crate::{launches, load, read_bytes, terminal};
 
 /// Seed of synthetic weights and tokens: equal runs measure equal work.
 const SEED: u64 = 1;
@@ -39,10 +39,7 @@ pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
         bail!("the prompt has {have} tokens, --ctx-max is {needed}: use a longer prompt file");
     }
     let is_measured = options.is_wide || options.kernels.is_some();
-    let bandwidth = match &engine {
-        Engine::Cpu(runner) if is_measured => Some(speed::read_bandwidth(runner.pool())),
-        _ => None,
-    };
+    let bandwidth = if is_measured { read_bandwidth(&mut engine)? } else { None };
     let mut report = Report::new(tool, options, &engine, &file, bandwidth)?;
     let eos = load::tokenizer(&file.gguf).ok().map(|text| TokenId(text.specials().eos));
     let (engine, is_wide) = (&mut engine, options.is_wide);
@@ -53,8 +50,8 @@ pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
         let is_last = frontier as usize == needed;
         let from = if is_last && options.kernels.is_some() { bench.snapshot()? } else { None };
         report.row(bench.measure(prompt, cap, options.gen_tokens)?)?;
-        if let (true, Some(prefix), Some(limit)) = (is_last, &options.kernels, bandwidth) {
-            let phases = bench.kernels(prompt, from, options.gen_tokens, (prefix, limit))?;
+        if let (true, Some(prefix)) = (is_last, &options.kernels) {
+            let phases = bench.kernels(prompt, from, options.gen_tokens, prefix)?;
             report.kernels(tool, phases)?;
         }
     }
@@ -62,9 +59,18 @@ pub(crate) fn run(tool: &str, options: &Bench) -> Result<()> {
     report.finish(tool, residency)
 }
 
+/// Bytes per second that the machine reads from the memory in which the weights are; `None` on a
+/// device that does not time.
+fn read_bandwidth(engine: &mut Engine) -> Result<Option<f64>> {
+    let rate = match engine {
+        Engine::Cpu(runner) => speed::read_bandwidth(runner.pool()),
+        Engine::Cuda(runner) => runner.read_bandwidth()?,
+    };
+    Ok((rate > 0.0).then_some(rate))
+}
+
 fn open(options: &Bench) -> Result<(Engine, Arc<ModelFile>)> {
-    let only_cpu = options.kernels.as_ref().map(|_| "--kernels");
-    let needs = Needs { only_cpu, ..Needs::seq(options.ctx_alloc) };
+    let needs = Needs::seq(options.ctx_alloc);
     let Subject::Synthetic { n_layer } = options.subject else {
         return load::open_engine(&options.model, needs);
     };
@@ -202,34 +208,53 @@ impl Walk<'_> {
         prompt: &[TokenId],
         from: Option<Snapshot>,
         n: usize,
-        (prefix, bandwidth): (&Path, f64),
+        prefix: &Path,
     ) -> Result<Vec<Phase>> {
+        let mut seq = self.go_back(from)?;
+        let (first, n) = (seq.tokens().len(), n.min(RECORDED_MAX));
+        let (calls, phases) = if let Engine::Cuda(runner) = &mut *self.engine {
+            let calls = launches::record(runner, &seq, prompt, n, self.eos)?;
+            let phases = launches::phases(&calls, prompt.len() - first, self.plain, self.bandwidth);
+            (calls, phases)
+        } else {
+            let calls = self.record(&mut seq, prompt, n)?;
+            let phases = self.phases(&calls, first..prompt.len());
+            (calls, phases)
+        };
+        kernel_files::write(prefix, &calls, &phases)?;
+        Ok(phases)
+    }
+
+    /// The sequence as it was before the last prefill.
+    fn go_back(&mut self, from: Option<Snapshot>) -> Result<Sequence> {
         let mut seq = self.seq.take().context("no context length was measured")?;
         if let Some(snapshot) = from {
             seq.restore(self.engine.runner(), snapshot)?;
-        } else {
-            let cap = seq.cap();
-            seq.close(self.engine.runner());
-            seq = Sequence::open(self.engine.runner(), cap)?;
+            return Ok(seq);
         }
-        let (dims, from, end) = (&self.file.dims, seq.tokens().len(), prompt.len());
-        let calls = self.record(&mut seq, prompt, n)?;
-        let limits = &mut Limits::new(self.cpu()?.pool(), bandwidth);
-        let row_macs = (from..end).map(|pos| read_bytes::row_macs(dims, pos)).sum();
+        let cap = seq.cap();
+        seq.close(self.engine.runner());
+        Ok(Sequence::open(self.engine.runner(), cap)?)
+    }
+
+    /// What recorded calls on the CPU cost: the prefill of some positions, then single tokens.
+    fn phases(&self, calls: &[Recorded], new: Range<usize>) -> Vec<Phase> {
+        let (Some(cpu), Some(bandwidth)) = (self.cpu(), self.bandwidth) else { return Vec::new() };
+        let (dims, end, n_new) = (&self.file.dims, new.end, new.len());
+        let limits = &mut Limits::new(cpu.pool(), bandwidth);
+        let row_macs = new.map(|pos| read_bytes::row_macs(dims, pos)).sum();
         let known = Known { row_bytes: 0, row_macs };
         let plain = self.plain;
-        let mut phases =
-            vec![Phase::new("prefill", end - from, plain[0], &calls[0], known, limits)];
+        let mut phases = vec![Phase::new("prefill", n_new, plain[0], &calls[0], known, limits)];
         if let Some(token) = kernel_files::middle(&calls[1..]) {
             let row_bytes = read_bytes::rows(dims, end);
             let known = Known { row_bytes, row_macs: read_bytes::row_macs(dims, end) };
             phases.push(Phase::new("decode", 1, plain[1], token, known, limits));
         }
-        kernel_files::write(prefix, &calls, &phases)?;
-        Ok(phases)
+        phases
     }
 
-    /// Records a prefill to the end of `prompt`, then up to `n` single tokens.
+    /// Records a prefill to the end of `prompt` on the CPU, then `n` single tokens.
     fn record(
         &mut self,
         seq: &mut Sequence,
@@ -244,18 +269,18 @@ impl Walk<'_> {
             Ok(())
         })?);
         let mut row = seq.logits().to_vec();
-        for ix in 0..n.min(RECORDED_MAX) {
+        for ix in 0..n {
             let name = format!("token {ix}");
             calls.push(self.recorded(name, |walk| walk.append_best(seq, &mut row))?);
         }
         Ok(calls)
     }
 
-    /// The runner that can be recorded.
-    fn cpu(&self) -> Result<&CpuRunner> {
+    /// The runner whose threads can be recorded.
+    fn cpu(&self) -> Option<&CpuRunner> {
         match &*self.engine {
-            Engine::Cpu(runner) => Ok(runner),
-            Engine::Cuda(_) => bail!("--kernels works on the CPU only for now"),
+            Engine::Cpu(runner) => Some(runner),
+            Engine::Cuda(_) => None,
         }
     }
 
@@ -264,11 +289,13 @@ impl Walk<'_> {
         name: String,
         f: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Recorded> {
-        self.cpu()?.start_trace();
+        if let Some(cpu) = self.cpu() {
+            cpu.start_trace();
+        }
         let start = Instant::now();
         let done = f(self);
         let seconds = start.elapsed().as_secs_f64();
-        let events = self.cpu()?.stop_trace();
+        let events = self.cpu().map_or_else(Vec::new, CpuRunner::stop_trace);
         done.map(|()| Recorded { name, seconds, events })
     }
 
@@ -316,7 +343,15 @@ impl Walk<'_> {
             p99_ms: at(0.99),
             bytes_per_token,
             gb_per_s: rate / 1e9,
-            bandwidth_share: self.bandwidth.map(|limit| rate / limit),
+            bandwidth_share: self.bandwidth.filter(|_| self.is_of_one_memory()).map(|l| rate / l),
+        }
+    }
+
+    /// Whether all weights are in the memory whose bandwidth was measured.
+    fn is_of_one_memory(&self) -> bool {
+        match &*self.engine {
+            Engine::Cpu(_) => true,
+            Engine::Cuda(runner) => runner.device_experts() >= self.file.dims.n_expert,
         }
     }
 }
@@ -346,15 +381,26 @@ mod tests {
         assert!(none.unwrap_err().to_string().ends_with("the GPU has 0.0 KiB for it; use less"));
         let tokens: Vec<TokenId> = (0..20).map(TokenId).collect();
         let (engine, plain) = (&mut engine, [0.0; 2]);
-        let (is_wide, bandwidth) = (true, None);
+        let (is_wide, bandwidth) = (true, Some(1e9));
         let mut walk =
             Walk { engine, seq: None, file: &file, eos: None, is_wide, bandwidth, plain };
         let short = walk.measure(&tokens[..12], 64, 2).unwrap();
         let long = walk.measure(&tokens, 64, 2).unwrap();
         assert_eq!((short.prefill_tokens, long.prefill_tokens, long.gen_tokens), (12, 8, 2));
         assert!(long.kvcache_bytes > short.kvcache_bytes);
-        assert_eq!(long.wide.unwrap().bandwidth_share, None);
-        assert!(walk.kernels(&tokens, None, 1, (Path::new("x"), 1.0)).is_err());
+        let wide = long.wide.unwrap();
+        assert!((wide.bandwidth_share.unwrap() / wide.gb_per_s - 1.0).abs() < 1e-9);
+        // The emulator times nothing; all else is as on a GPU.
+        let dir = tempfile::tempdir().unwrap();
+        let prefix = dir.path().join("x");
+        let phases = walk.kernels(&tokens, None, 3, &prefix).unwrap();
+        let names: Vec<_> = phases.iter().map(|p| (p.name, p.tokens)).collect();
+        assert_eq!(names, [("prefill", 20), ("decode", 1)]);
+        assert!(phases.iter().all(|p| p.components.is_empty() && p.seconds > 0.0));
+        let trace = std::fs::read_to_string(dir.path().join("x.trace.json")).unwrap();
+        let trace: serde_json::Value = serde_json::from_str(&trace).unwrap();
+        assert_eq!(trace["traceEvents"].as_array().unwrap().len(), 1 + 3, "calls, no launches");
+        assert!(dir.path().join("x.svg").is_file());
     }
 
     #[test]

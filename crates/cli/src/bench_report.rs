@@ -49,7 +49,8 @@ pub(crate) struct Wide {
     pub bytes_per_token: u64,
     /// Those bytes divided by the mean time of a token.
     pub gb_per_s: f64,
-    /// The same as a share of the measured read bandwidth, where it was measured.
+    /// The same as a share of the measured read bandwidth, where it was measured and holds for all
+    /// weights.
     pub bandwidth_share: Option<f64>,
 }
 
@@ -141,8 +142,12 @@ impl Report {
             Engine::Cpu(runner) => Some(runner.threads()),
             Engine::Cuda(_) => None,
         };
-        if let (Some(rate), Some(threads)) = (bandwidth, threads) {
-            eprintln!("{tool}: read bandwidth: {:.1} GB/s with {threads} threads", rate / 1e9);
+        if let Some(rate) = bandwidth {
+            let of = match threads {
+                Some(threads) => format!("with {threads} threads"),
+                None => "of the GPU's memory".to_owned(),
+            };
+            eprintln!("{tool}: read bandwidth: {:.1} GB/s {of}", rate / 1e9);
         }
         let (csv, csv_name): (Box<dyn Write>, _) = match &options.csv {
             Some(path) => {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use ds4_cpu::trace::Event;
 use serde_json::json;
 
-use crate::kernels::{Part, Phase};
+use crate::kernels::{Detail, Part, Phase, Products};
 
 /// Events of one step that are written at most: viewers become slow with more.
 const EVENTS_MAX: usize = 300_000;
@@ -66,6 +66,8 @@ fn write_trace(path: &Path, all: &[Recorded]) -> io::Result<()> {
                     "format": ty.name(), "bytes": event.work.bytes, "macs": event.work.macs,
                     "tokens": event.work.tokens, "unpack_us": us(event.unpack),
                 });
+            } else if event.work.bytes > 0 {
+                line["args"] = json!({ "bytes": event.work.bytes });
             }
             write!(out, "{separator}{line}")?;
         }
@@ -137,21 +139,33 @@ impl Flames<'_> {
     }
 
     fn part(&mut self, part: &Part, x: f64, scale: f64) {
-        let title = format!(
-            "{} {}: {:.3} ms, {:.1}%; {:.2} GB/s ({:.0}% of the limit), {:.1} GFLOP/s ({:.0}%)",
-            part.name,
-            part.format.unwrap_or(""),
+        let figures = format!(
+            "{:.3} ms, {:.1}%; {:.2} GB/s ({:.0}% of the limit)",
             part.seconds * 1e3,
             part.share * 100.0,
             part.gb_per_s,
-            part.bandwidth_share * 100.0,
-            2.0 * part.gmac_per_s,
-            part.arithmetic_share * 100.0
+            part.bandwidth_share * 100.0
         );
-        self.block(2, [x, part.seconds * scale], &part.name, &title);
-        if part.unpack_seconds > 0.0 {
-            let title = format!("unpacking {}: {:.3} ms", part.name, part.unpack_seconds * 1e3);
-            self.block(3, [x, part.unpack_seconds * scale], "unpack", &title);
+        let at = [x, part.seconds * scale];
+        match &part.detail {
+            Detail::Pieces(of) => self.pieces(part, of, at, &figures),
+            Detail::Launches { launches } => {
+                let title = format!("{}, launched {launches} times: {figures}", part.name);
+                self.block(2, at, &part.name, &title);
+            }
+        }
+    }
+
+    fn pieces(&mut self, part: &Part, of: &Products, [x, width]: [f64; 2], figures: &str) {
+        let (name, format) = (&part.name, of.format.unwrap_or(""));
+        let (flops, share) = (2.0 * of.gmac_per_s, of.arithmetic_share * 100.0);
+        let title = format!("{name} {format}: {figures}, {flops:.1} GFLOP/s ({share:.0}%)");
+        self.block(2, [x, width], name, &title);
+        if of.unpack_seconds > 0.0 {
+            let title = format!("unpacking {name}: {:.3} ms", of.unpack_seconds * 1e3);
+            // A part of no width has no time, none to unpack either.
+            let width = width * of.unpack_seconds / part.seconds;
+            self.block(3, [x, width], "unpack", &title);
         }
     }
 
@@ -221,5 +235,30 @@ mod tests {
         assert_eq!(events[1]["name"], "a\"<b");
         assert_eq!((events[1]["ts"].as_f64(), events[1]["dur"].as_f64()), (Some(1.5), Some(2.5)));
         assert_eq!(events[2]["tid"], 1);
+    }
+
+    #[test]
+    fn launches_are_drawn_with_their_bytes() {
+        let launch = |ms: u64, bytes| Event {
+            name: "mv_1".into(),
+            thread: 0,
+            begin: Duration::from_millis(ms),
+            end: Duration::from_millis(ms + 1),
+            unpack: Duration::ZERO,
+            work: Work { bytes, ..Work::default() },
+        };
+        let prefill = vec![launch(0, 4096), launch(1, 0)];
+        let calls = [Recorded { name: "prefill".into(), seconds: 0.002, events: prefill }];
+        let dir = tempfile::tempdir().unwrap();
+        let prefix = dir.path().join("x");
+        let phases = crate::launches::phases(&calls, 2, [0.002, 0.0], Some(1e9));
+        write(&prefix, &calls, &phases).unwrap();
+        let read = |name| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        let json: Value = serde_json::from_str(&read("x.trace.json")).unwrap();
+        assert_eq!(json["traceEvents"][1]["args"], json!({ "bytes": 4096 }));
+        assert_eq!(json["traceEvents"][2].get("args"), None);
+        let svg = read("x.svg");
+        let title = "<title>mv_1, launched 1 times: 1.000 ms, 50.0%; 0.00 GB/s (0% of the limit)";
+        assert!(svg.contains(title) && svg.contains("<title>matrices: 2.000 ms"), "{svg}");
     }
 }

@@ -62,33 +62,51 @@ pub(crate) struct Phase {
     pub components: Vec<Part>,
 }
 
-/// One kind of matrix, or of other work.
+/// One kind of matrix, of launch or of other work.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Part {
-    /// Name of the matrices without their layers, or of the work.
+    /// Name of the matrices without their layers, of the kernel or of the work.
     pub name: String,
     /// What it belongs to.
     pub group: &'static str,
-    /// Format of the weights.
-    pub format: Option<&'static str>,
     /// Bytes read.
     pub bytes: u64,
-    /// Multiply-adds.
-    pub macs: u64,
-    /// Tokens that share a weight, on average.
-    pub tokens: usize,
     /// Its share of the recorded time.
     pub seconds: f64,
     /// The same as a fraction of all components.
     pub share: f64,
-    /// Of `seconds`, the part in which weights are unpacked for many tokens.
-    pub unpack_seconds: f64,
     /// The least time this machine allows; 0 where nothing is known about the work.
     pub floor_seconds: f64,
     /// Bytes per second, in 10⁹.
     pub gb_per_s: f64,
     /// That as a share of the read bandwidth.
     pub bandwidth_share: f64,
+    /// What else is known.
+    #[serde(flatten)]
+    pub detail: Detail,
+}
+
+/// What is known about a part besides its bytes and its time.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Detail {
+    /// On the CPU: its products.
+    Pieces(Products),
+    /// On a GPU: how often its kernel was launched.
+    Launches { launches: usize },
+}
+
+/// Products with weights on the CPU.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Products {
+    /// Format of the weights.
+    pub format: Option<&'static str>,
+    /// Multiply-adds.
+    pub macs: u64,
+    /// Tokens that share a weight, on average.
+    pub tokens: usize,
+    /// Of the part's seconds, those in which weights are unpacked for many tokens.
+    pub unpack_seconds: f64,
     /// Multiply-adds per second in 10⁹; two floating-point operations each.
     pub gmac_per_s: f64,
     /// The same without the time to unpack.
@@ -136,36 +154,65 @@ impl Phase {
 
     /// For people.
     pub(crate) fn write(&self, tool: &str, out: &mut dyn Write) -> io::Result<()> {
+        let (name, tokens, ms) = (self.name, self.tokens, self.seconds * 1e3);
+        write!(out, "{tool}: {name}: {tokens} tokens in {ms:.2} ms")?;
+        let Some(first) = self.components.first() else {
+            return writeln!(out, "; nothing was timed");
+        };
         writeln!(
             out,
-            "{tool}: {}: {} tokens in {:.2} ms ({:.2} recorded, {:.2} between components); floor \
-             {:.2} ms, ratio {:.2}",
-            self.name,
-            self.tokens,
-            self.seconds * 1e3,
+            " ({:.2} recorded, {:.2} between components); floor {:.2} ms, ratio {:.2}",
             self.recorded_seconds * 1e3,
             self.between_seconds * 1e3,
             self.floor_seconds * 1e3,
             self.ratio
         )?;
-        writeln!(
-            out,
-            "{:28} {:8} {:>6} {:>9} {:>9} {:>6} {:>9} {:>8} {:>6} {:>8} {:>6} {:>9}",
-            "component",
-            "format",
-            "tokens",
-            "MB",
-            "ms",
-            "share",
-            "unpack ms",
-            "GB/s",
-            "limit",
-            "GFLOP/s",
-            "limit",
-            "floor ms"
-        )?;
+        match first.detail {
+            Detail::Pieces(_) => write_pieces_header(out)?,
+            Detail::Launches { .. } => self.write_launches_header(tool, out)?,
+        }
         self.components.iter().try_for_each(|part| part.write(out))
     }
+
+    fn write_launches_header(&self, tool: &str, out: &mut dyn Write) -> io::Result<()> {
+        let of = |part: &Part| match part.detail {
+            Detail::Launches { launches } => launches,
+            Detail::Pieces(_) => 0,
+        };
+        let launches: usize = self.components.iter().map(of).sum();
+        let seconds: f64 = self.components.iter().map(|part| part.seconds).sum();
+        writeln!(
+            out,
+            "{tool}: {}: {launches} launches one by one: {:.2} ms, {:.2} times the floor",
+            self.name,
+            seconds * 1e3,
+            ratio(seconds, self.floor_seconds)
+        )?;
+        writeln!(
+            out,
+            "{:28} {:>8} {:>9} {:>9} {:>9} {:>6} {:>8} {:>6} {:>9}",
+            "kernel", "launches", "MB each", "MB", "ms", "share", "GB/s", "limit", "floor ms"
+        )
+    }
+}
+
+fn write_pieces_header(out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:28} {:8} {:>6} {:>9} {:>9} {:>6} {:>9} {:>8} {:>6} {:>8} {:>6} {:>9}",
+        "component",
+        "format",
+        "tokens",
+        "MB",
+        "ms",
+        "share",
+        "unpack ms",
+        "GB/s",
+        "limit",
+        "GFLOP/s",
+        "limit",
+        "floor ms"
+    )
 }
 
 impl Part {
@@ -183,48 +230,74 @@ impl Part {
         Self {
             group: group(&c.name),
             name: c.name,
-            format: c.work.ty.map(TensorType::name),
             bytes,
-            macs,
-            tokens,
             seconds,
             share: ratio(seconds, sum),
-            unpack_seconds,
             floor_seconds: by_memory.max(by_arithmetic),
             gb_per_s: per_second(bytes, seconds) / 1e9,
             bandwidth_share: ratio(by_memory, seconds),
-            gmac_per_s: per_second(macs, seconds) / 1e9,
-            gmac_per_s_unpacked: per_second(macs, seconds - unpack_seconds) / 1e9,
-            arithmetic_share: ratio(by_arithmetic, seconds),
+            detail: Detail::Pieces(Products {
+                format: c.work.ty.map(TensorType::name),
+                macs,
+                tokens,
+                unpack_seconds,
+                gmac_per_s: per_second(macs, seconds) / 1e9,
+                gmac_per_s_unpacked: per_second(macs, seconds - unpack_seconds) / 1e9,
+                arithmetic_share: ratio(by_arithmetic, seconds),
+            }),
         }
     }
 
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        match &self.detail {
+            Detail::Pieces(products) => self.write_pieces(products, out),
+            Detail::Launches { launches } => self.write_launches(*launches, out),
+        }
+    }
+
+    fn write_launches(&self, launches: usize, out: &mut dyn Write) -> io::Result<()> {
+        write!(out, "{:28} {launches:8} ", self.name)?;
+        let (ms, share) = (self.seconds * 1e3, self.share * 100.0);
+        if self.bytes == 0 {
+            return writeln!(out, "{:>9} {:>9} {ms:9.3} {share:5.1}%", "", "");
+        }
+        let mb = self.bytes as f64 / 1e6;
+        writeln!(
+            out,
+            "{:9.3} {mb:9.2} {ms:9.3} {share:5.1}% {:8.2} {:5.0}% {:9.3}",
+            mb / launches as f64,
+            self.gb_per_s,
+            self.bandwidth_share * 100.0,
+            self.floor_seconds * 1e3
+        )
+    }
+
+    fn write_pieces(&self, of: &Products, out: &mut dyn Write) -> io::Result<()> {
         write!(
             out,
             "{:28} {:8} {:6} {:9.2} {:9.3} {:5.1}% ",
             self.name,
-            self.format.unwrap_or(""),
-            self.tokens,
+            of.format.unwrap_or(""),
+            of.tokens,
             self.bytes as f64 / 1e6,
             self.seconds * 1e3,
             self.share * 100.0
         )?;
-        if self.bytes == 0 && self.macs == 0 {
+        if self.bytes == 0 && of.macs == 0 {
             return writeln!(out);
         }
         // Of attention's own arithmetic there is no limit to compare with.
-        let of_limit = match self.format {
-            Some(_) => format!("{:5.0}%", self.arithmetic_share * 100.0),
+        let of_limit = match of.format {
+            Some(_) => format!("{:5.0}%", of.arithmetic_share * 100.0),
             None => "-".to_owned(),
         };
         writeln!(
             out,
             "{:9.3} {:8.2} {:5.0}% {:8.1} {of_limit:>6} {:9.3}",
-            self.unpack_seconds * 1e3,
+            of.unpack_seconds * 1e3,
             self.gb_per_s,
             self.bandwidth_share * 100.0,
-            2.0 * self.gmac_per_s,
+            2.0 * of.gmac_per_s,
             self.floor_seconds * 1e3
         )
     }
@@ -237,7 +310,7 @@ fn tokens_per_weight(ty: TensorType, bytes: u64, macs: u64) -> usize {
 }
 
 /// 0 for an empty whole.
-fn ratio(part: f64, whole: f64) -> f64 {
+pub(crate) fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
@@ -276,6 +349,13 @@ mod tests {
         Recorded { name: String::new(), seconds, events: events.to_vec() }
     }
 
+    fn products(part: &Part) -> &Products {
+        match &part.detail {
+            Detail::Pieces(products) => products,
+            Detail::Launches { .. } => panic!("{part:?} is of the CPU"),
+        }
+    }
+
     #[test]
     fn floors_are_the_larger_of_memory_and_arithmetic() {
         let pool = Pool::new(1);
@@ -296,19 +376,22 @@ mod tests {
         let phase =
             Phase::new("decode", 1, 0.1, &recorded(0.2, &one), Known::default(), &mut limits);
         let part = &phase.components[0];
-        assert_eq!((&part.name[..], part.group, part.tokens), ("attn_q_b", "attention", 1));
+        assert_eq!(
+            (&part.name[..], part.group, products(part).tokens),
+            ("attn_q_b", "attention", 1)
+        );
         near(part.floor_seconds, f64::from(34 << 20) / 1e9);
         near(phase.ratio, 0.1 / part.floor_seconds);
         near(part.share, 8.0 / 9.0);
-        near(part.unpack_seconds, 0.02);
+        near(products(part).unpack_seconds, 0.02);
         near(phase.components.iter().map(|c| c.seconds).sum::<f64>(), 0.09);
         let many = [event("x_exps", 0, 4000, q8(64))];
         let phase =
             Phase::new("prefill", 64, 4.0, &recorded(4.0, &many), Known::default(), &mut limits);
         let part = &phase.components[0];
-        assert_eq!((part.group, part.tokens), ("routed experts", 64));
+        assert_eq!((part.group, products(part).tokens), ("routed experts", 64));
         near(part.floor_seconds, f64::from(64u32 << 25) / 1e9);
-        near(part.gmac_per_s_unpacked, part.gmac_per_s / 0.75);
+        near(products(part).gmac_per_s_unpacked, products(part).gmac_per_s / 0.75);
     }
 
     #[test]
@@ -319,7 +402,7 @@ mod tests {
         let known = Known { row_bytes: 1_000_000, row_macs: 20_000_000 };
         let phase = Phase::new("decode", 1, 0.01, &recorded(0.01, &events), known, &mut limits);
         assert_eq!(phase.components[0].bytes, 1_000_000);
-        assert!((phase.components[0].gmac_per_s - 2.0).abs() < 1e-9);
+        assert!((products(&phase.components[0]).gmac_per_s - 2.0).abs() < 1e-9);
         assert!((phase.floor_seconds - 0.001).abs() < 1e-9);
         let mut text = Vec::new();
         phase.write("ds4", &mut text).unwrap();

@@ -19,6 +19,7 @@ mod imatrix;
 mod inspect;
 mod kernel_files;
 mod kernels;
+mod launches;
 mod load;
 mod lock;
 mod logits;

@@ -136,6 +136,8 @@ pub(crate) struct Model {
     pub is_warm: bool,
     /// Bytes of weights that may be in memory; `None` to choose by what is free.
     pub ram_bytes: Option<u64>,
+    /// Bytes of a GPU that may be used; `None` for all that are free.
+    pub vram_bytes: Option<u64>,
     /// How to steer it.
     pub steering: Option<SteeringFile>,
 }
@@ -385,7 +387,8 @@ pub(crate) fn resolve_model(args: ModelArgs) -> Resolved<Model> {
         is_locked: !args.no_lock,
         threads: args.threads.map(usize::from),
         is_warm: args.warm_weights,
-        ram_bytes: args.ram_gb.map(ram_bytes),
+        ram_bytes: args.ram_gb.map(gib_bytes),
+        vram_bytes: args.vram_gb.map(gib_bytes),
         steering: resolve_steering(args.steering),
     })
 }
@@ -398,6 +401,9 @@ fn resolve_backend(args: &ModelArgs) -> Resolved<Backend> {
             "--ram-gb keeps a part of the weights in memory, which only the CPU can do: drop it or \
              use --backend cpu",
         ),
+        (Some(BackendArg::Cpu), ..) | (None, _, _, true) if args.vram_gb.is_some() => {
+            refuse("--vram-gb limits a GPU, but the CPU was asked for: drop one of both")
+        }
         (Some(BackendArg::Cuda), ..) | (None, _, true, _) => Ok(Backend::Cuda),
         (Some(BackendArg::Cpu), ..) | (None, _, _, true) => Ok(Backend::Cpu),
         (None, false, false, false) => Ok(Backend::Auto),
@@ -411,7 +417,7 @@ fn no_metal<T>(flag: &str) -> Resolved<T> {
 }
 
 /// GiB to bytes.
-fn ram_bytes(gib: f64) -> u64 {
+fn gib_bytes(gib: f64) -> u64 {
     #[expect(clippy::cast_possible_truncation, reason = "at most 2^50, checked by clap")]
     #[expect(clippy::cast_sign_loss, reason = "at least 0.001, checked by clap")]
     let bytes = (gib * (1u64 << 30) as f64) as u64;
@@ -518,6 +524,7 @@ pub(crate) fn test_model(backend: Backend) -> Model {
         threads: Some(1),
         is_warm: false,
         ram_bytes: None,
+        vram_bytes: None,
         steering: None,
     }
 }

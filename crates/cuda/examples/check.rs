@@ -4,6 +4,7 @@
 //! check parity
 //! check greedy FILE TOKENS
 //! check speed FILE CONTEXT[,CONTEXT…] [SEQUENCES]
+//! check hybrid FILE GIB[,GIB…]
 //! ```
 //! `bench/cuda/run.sh` is the script that calls it.
 
@@ -29,6 +30,10 @@ fn main() {
             let contexts: Vec<usize> = args[2].split(',').map(|c| c.parse().unwrap()).collect();
             speed(Path::new(&args[1]), &contexts, args.get(3).map_or(1, |s| s.parse().unwrap()));
         }
+        "hybrid" => {
+            let limits: Vec<f64> = args[2].split(',').map(|c| c.parse().unwrap()).collect();
+            hybrid(Path::new(&args[1]), &limits);
+        }
         other => panic!("unknown check {other}"),
     }
 }
@@ -43,7 +48,9 @@ fn open(file: &Arc<ModelFile>, numerics: Numerics) -> CudaRunner {
 /// As the CPU's suite has them.
 fn bounds(_: Place, stage: Stage) -> Bounds {
     match stage {
-        Stage::AttnHcIn | Stage::AttnHcPost | Stage::AttnHcComb => Bounds { median: 2e-6, p99: 1e-4 },
+        Stage::AttnHcIn | Stage::AttnHcPost | Stage::AttnHcComb => {
+            Bounds { median: 2e-6, p99: 1e-4 }
+        }
         _ => Bounds { median: 2e-3, p99: 5e-2 },
     }
 }
@@ -111,8 +118,9 @@ fn greedy(path: &Path, n: usize) {
     let vocab = u32::try_from(file.dims.n_vocab).unwrap();
     let (mut equal, mut ties) = (0, 0);
     for p in 0..20_u32 {
-        let prompt: Vec<TokenId> =
-            (0..24 + 13 * p).map(|i| TokenId(300 + (i * i * 31 + i * 7 + p * 977) % (vocab - 400))).collect();
+        let prompt: Vec<TokenId> = (0..24 + 13 * p)
+            .map(|i| TokenId(300 + (i * i * 31 + i * 7 + p * 977) % (vocab - 400)))
+            .collect();
         let (a, b) = (cpu.open_seq(2048).unwrap(), gpu.open_seq(2048).unwrap());
         let (mut x, mut y) = (forward(&mut cpu, a, &prompt), forward(&mut gpu, b, &prompt));
         let mut same = 0;
@@ -131,7 +139,9 @@ fn greedy(path: &Path, n: usize) {
         cpu.close_seq(a);
         gpu.close_seq(b);
     }
-    println!("greedy: {equal} of 20 equal for {n} tokens, {ties} others part at a margin below 0.05");
+    println!(
+        "greedy: {equal} of 20 equal for {n} tokens, {ties} others part at a margin below 0.05"
+    );
 }
 
 /// Load, prefill and decode.
@@ -140,7 +150,11 @@ fn speed(path: &Path, contexts: &[usize], n_seq: usize) {
     let file = Arc::new(ModelFile::open(path, None).unwrap());
     let mut r = open(&file, Numerics::PROFILE_G);
     let layers = file.dims.n_layer;
-    println!("load: {:.2} s, {layers} layers, {} MiB free", start.elapsed().as_secs_f64(), r.free_bytes().unwrap() >> 20);
+    println!(
+        "load: {:.2} s, {layers} layers, {} MiB free",
+        start.elapsed().as_secs_f64(),
+        r.free_bytes().unwrap() >> 20
+    );
     let vocab = u32::try_from(file.dims.n_vocab).unwrap();
     let id = |i: usize| TokenId(u32::try_from(i * 7919 % 100_003).unwrap() % vocab);
     let last = *contexts.last().unwrap();
@@ -155,19 +169,28 @@ fn speed(path: &Path, contexts: &[usize], n_seq: usize) {
         let start = Instant::now();
         let mut row = forward(&mut r, seq, &tokens);
         let s = start.elapsed().as_secs_f64();
-        println!("prefill {at}..{context}: {:.1} tok/s ({:.1} ms)", (context - at) as f64 / s, s * 1e3);
+        println!(
+            "prefill {at}..{context}: {:.1} tok/s ({:.1} ms)",
+            (context - at) as f64 / s,
+            s * 1e3
+        );
         at = context;
         let mark = r.mark(seq).unwrap().unwrap();
         let mut times = Vec::new();
         for _ in 0..96 {
-            let start = Instant::now();
             let next = TokenId(u32::try_from(argmax(&row)).unwrap());
+            let start = Instant::now();
             row = forward(&mut r, seq, &[next]);
             times.push(start.elapsed().as_secs_f64());
         }
         times.drain(..8);
         times.sort_by(f64::total_cmp);
-        println!("decode at {context}: median {:.3} ms = {:.1} tok/s, best {:.3} ms", times[44] * 1e3, 1.0 / times[44], times[0] * 1e3);
+        println!(
+            "decode at {context}: median {:.3} ms = {:.1} tok/s, best {:.3} ms",
+            times[44] * 1e3,
+            1.0 / times[44],
+            times[0] * 1e3
+        );
         r.rewind(seq, &mark).unwrap();
     }
     kernels(&mut r, seq, "decode", &[id(5)]);
@@ -190,11 +213,11 @@ fn kernels(r: &mut CudaRunner, seq: SeqId, what: &str, tokens: &[TokenId]) {
     let spans = [Span { seq, tokens, n_logits: 1 }];
     let times = r.forward_timed(&spans, &mut logits).unwrap();
     let mut sums: BTreeMap<&str, (usize, f32)> = BTreeMap::new();
-    for (name, ms) in &times {
-        let s = sums.entry(name).or_default();
-        *s = (s.0 + 1, s.1 + ms);
+    for t in &times {
+        let s = sums.entry(t.kernel).or_default();
+        *s = (s.0 + 1, s.1 + t.ms);
     }
-    let total: f32 = times.iter().map(|(_, ms)| ms).sum();
+    let total: f32 = times.iter().map(|t| t.ms).sum();
     println!("{what}: {} launches, {total:.3} ms one by one", times.len());
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
@@ -221,12 +244,17 @@ fn batched(r: &mut CudaRunner, n: usize, id: &dyn Fn(usize) -> TokenId) {
             .map(|(&seq, t)| Span { seq, tokens: std::slice::from_ref(t), n_logits: 1 })
             .collect();
         r.forward(&spans, &mut logits).unwrap();
-        next = logits.chunks(vocab).map(|row| TokenId(u32::try_from(argmax(row)).unwrap())).collect();
+        next =
+            logits.chunks(vocab).map(|row| TokenId(u32::try_from(argmax(row)).unwrap())).collect();
         times.push(start.elapsed().as_secs_f64());
     }
     times.drain(..8);
     times.sort_by(f64::total_cmp);
-    println!("{n} sequences: median {:.2} ms a step = {:.0} tok/s in sum", times[20] * 1e3, n as f64 / times[20]);
+    println!(
+        "{n} sequences: median {:.2} ms a step = {:.0} tok/s in sum",
+        times[20] * 1e3,
+        n as f64 / times[20]
+    );
     let spans: Vec<Span<'_>> = seqs
         .iter()
         .zip(&next)
@@ -234,13 +262,60 @@ fn batched(r: &mut CudaRunner, n: usize, id: &dyn Fn(usize) -> TokenId) {
         .collect();
     let times = r.forward_timed(&spans, &mut logits).unwrap();
     let mut sums: BTreeMap<&str, (usize, f32)> = BTreeMap::new();
-    for (name, ms) in &times {
-        let s = sums.entry(name).or_default();
-        *s = (s.0 + 1, s.1 + ms);
+    for t in &times {
+        let s = sums.entry(t.kernel).or_default();
+        *s = (s.0 + 1, s.1 + t.ms);
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
     for (name, (n, ms)) in sums.into_iter().take(12) {
         println!("  {name:24} {n:5} x {:8.2} us = {ms:8.3} ms", ms * 1e3 / n as f32);
+    }
+}
+
+/// Decoding with a part of the experts outside the GPU, and how far its logits are from the CPU's.
+fn hybrid(path: &Path, limits: &[f64]) {
+    let file = Arc::new(ModelFile::open(path, None).unwrap());
+    let vocab = u32::try_from(file.dims.n_vocab).unwrap();
+    let prompt: Vec<TokenId> = (0..64).map(|i| TokenId((i * 7919 + 13) % vocab)).collect();
+    let mut cpu = CpuRunner::new(&file, &CpuOptions::default()).unwrap();
+    let seq = cpu.open_seq(256).unwrap();
+    let expected = forward(&mut cpu, seq, &prompt);
+    drop(cpu);
+    for &gib in limits {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "gibibytes")]
+        let vram_bytes = Some((gib * f64::from(1 << 30)) as u64);
+        let options = CudaOptions { vram_bytes, seq_bytes: 1 << 29, ..CudaOptions::default() };
+        let mut r = match ds4_cuda::open(&file, &options, &mut |_| {}) {
+            Ok(r) => r,
+            Err(e) => {
+                println!("--vram-gb {gib}: {e}");
+                continue;
+            }
+        };
+        let seq = r.open_seq(2048).unwrap();
+        let start = Instant::now();
+        let mut row = forward(&mut r, seq, &prompt);
+        let prefill = start.elapsed().as_secs_f64();
+        let norm =
+            |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let e = norm(&mut row.iter().zip(&expected).map(|(a, b)| a - b))
+            / norm(&mut expected.iter().copied());
+        let mut times = Vec::new();
+        for _ in 0..24 {
+            let next = TokenId(u32::try_from(argmax(&row)).unwrap());
+            let start = Instant::now();
+            row = forward(&mut r, seq, &[next]);
+            times.push(start.elapsed().as_secs_f64());
+        }
+        times.sort_by(f64::total_cmp);
+        println!(
+            "--vram-gb {gib}: {} of {} experts on the GPU; prefill of 64: {:.1} tok/s, decode {:.1} tok/s; \
+             relative error of the logits against the CPU {e:.1e}",
+            r.device_experts(),
+            file.dims.n_expert,
+            64.0 / prefill,
+            1.0 / times[12]
+        );
     }
 }

@@ -8,6 +8,7 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for developers")]
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,19 +45,30 @@ fn main() {
         }
     }
     std::fs::create_dir_all(&out).unwrap();
+    let mut table = format!("# registers and spilled bytes of sources {}\n", images::sources_key());
     for dims in &shapes {
-        archive(&nvcc, &root, &out, &archs, dims);
+        archive(&nvcc, &root, &out, &archs, dims, &mut table);
+    }
+    print!("{table}");
+    if ships {
+        std::fs::write(out.join("registers.tsv"), table).unwrap();
     }
 }
 
-fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims) {
+fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims, table: &mut String) {
     let numerics = Numerics { rope_f32: true, ..dims.profile_g() };
     let defines = Defines::new(dims, numerics).unwrap();
+    let shape = if dims.is_flash() { "flash" } else { "nano" };
     let mut list = Vec::new();
     for arch in archs.split(',') {
         let file = std::env::temp_dir().join(format!("ds4-{}-{arch}", std::process::id()));
         let mut command = Command::new(nvcc);
-        command.arg("-std=c++20").arg("-I").arg(root.join("kernels")).arg("-I").arg(root.join("emu"));
+        command
+            .arg("-std=c++20")
+            .arg("-I")
+            .arg(root.join("kernels"))
+            .arg("-I")
+            .arg(root.join("emu"));
         command.args(defines.flags()).arg("-o").arg(&file).arg(root.join("kernels/ds4.cu"));
         let name = if arch == "ptx" {
             command.args(["-ptx", "-arch=compute_80"]);
@@ -69,7 +81,7 @@ fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims) {
         let done = command.output().unwrap();
         let log = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "{log}");
-        report(&dims.describe(), &name, &log);
+        report(shape, &name, &log, table);
         list.push((name, std::fs::read(&file).unwrap()));
         std::fs::remove_file(&file).unwrap();
     }
@@ -80,7 +92,7 @@ fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims) {
 }
 
 /// One line per kernel: registers, spilled bytes, shared memory.
-fn report(shape: &str, arch: &str, log: &str) {
+fn report(shape: &str, arch: &str, log: &str, table: &mut String) {
     let mut kernel = "";
     let mut spills = "0";
     for line in log.lines() {
@@ -92,7 +104,7 @@ fn report(shape: &str, arch: &str, log: &str) {
         }
         if let Some((_, rest)) = line.split_once("Used ") {
             let registers = rest.split(' ').next().unwrap_or("?");
-            println!("{shape}\t{arch}\t{kernel}\t{registers}\t{spills}");
+            writeln!(table, "{shape}\t{arch}\t{kernel}\t{registers}\t{spills}").unwrap();
         }
     }
 }

@@ -8,6 +8,7 @@
 #pragma once
 #include "mm.cuh"
 #include "seq.cuh"
+#include "tables.cuh"
 
 #define ATTN_ROWS 32                                   // rows of a tile
 #define ATTN_ROW_BYTES ((HEAD_DIM + 63) / 64 * 128)    // of a stored row in shared memory
@@ -52,6 +53,7 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
     static constexpr int WARPS = HG * KSPLIT, THREADS = WARPS * 32, STEPS = HEAD_DIM / 16;
     static constexpr int KS = (STEPS + KSPLIT - 1) / KSPLIT;  // steps of 16 channels of a warp
     static constexpr bool EVEN = STEPS % KSPLIT == 0;
+    static constexpr bool WHOLE_32 = EVEN && KS % 2 == 0;  // a warp has whole blocks of 32 channels
     static constexpr int CHUNKS = HEAD_DIM / 8, TAIL = HEAD_DIM - ROPE_DIM, NT = ATTN_ROWS / 8;
 
     // The queries' operands, high and low parts.
@@ -236,7 +238,7 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
 
     static __device__ __forceinline__ void run(const float* q, const float* turns, const float* sinks, const Tok* toks, const SeqLayer* table,
                                                int places, int place, const half* raw_chunk, const int* chosen, int ratio, int n_splits,
-                                               float* part_o, float* part_ml, float* out) {
+                                               float* part_o, float* part_ml, float* out, int8_t* q8, float* d8) {
         DS4_DYN_SMEM(unsigned char, smem);
         float4* space = (float4*)(smem + 2 * ATTN_ROWS * ATTN_ROW_BYTES);
         float* norms = (float*)(space + WARPS * NT * 32);
@@ -286,9 +288,12 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int head = head0 + g + 8 * i;
-            if (head >= N_HEAD) continue;
-            if (n_splits == 1) finish(o, i, ks, 1.0f / (l[i] + exp2f(sinks[head] * LOG2E - m[i] + ATTN_P_BITS)), turns, out + ((int64_t)t * N_HEAD + head) * HEAD_DIM);
-            else {
+            if (n_splits == 1) {
+                // All lanes: those of a quad share their blocks' scales.
+                const float by = 1.0f / (l[i] + exp2f(sinks[min(head, N_HEAD - 1)] * LOG2E - m[i] + ATTN_P_BITS));
+                const int64_t at = ((int64_t)t * N_HEAD + head) * HEAD_DIM;
+                finish(o, i, ks, by, turns, head < N_HEAD, out ? out + at : nullptr, q8 ? q8 + at : nullptr, d8 + at / 32);
+            } else if (head < N_HEAD) {
                 const int64_t at = ((int64_t)t * n_splits + split) * N_HEAD + head;
                 if (ks == 0 && tig == 0) ((float2*)part_ml)[at] = make_float2(m[i], l[i]);
                 store(o, i, ks, part_o + at * HEAD_DIM);
@@ -303,8 +308,8 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
         for (int j = 0; j < 2 * KS; j++)
             if (has(ks, j / 2)) *(float2*)(to + ks * KS * 16 + j * 8 + 2 * tig) = make_float2(o[j][2 * i], o[j][2 * i + 1]);
     }
-    // A row of outputs, scaled and turned back.
-    static __device__ __forceinline__ void finish(const float o[2 * KS][4], int i, int ks, float by, const float* turns, float* to) {
+    // A row of outputs, scaled and turned back: f32 values, int8 forms, each where it is wanted.
+    static __device__ __forceinline__ void finish(float o[2 * KS][4], int i, int ks, float by, const float* turns, bool in, float* to, int8_t* q8, float* d8) {
         const int tig = threadIdx.x & 3;
 #pragma unroll
         for (int j = 0; j < 2 * KS; j++) {
@@ -316,66 +321,108 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
                 const float r = a * turn.x + b * turn.y;
                 b = b * turn.x - a * turn.y, a = r;
             }
-            *(float2*)(to + c) = make_float2(a, b);
+            o[j][2 * i] = a, o[j][2 * i + 1] = b;
+            if (to && in) *(float2*)(to + c) = make_float2(a, b);
+        }
+        if (!WHOLE_32 || !q8) return;
+#pragma unroll
+        for (int j = 0; j + 4 <= 2 * KS; j += 4) {
+            float most = 0.0f;
+#pragma unroll
+            for (int k = 0; k < 4; k++) most = fmaxf(most, fmaxf(fabsf(o[j + k][2 * i]), fabsf(o[j + k][2 * i + 1])));
+            most = fmaxf(most, __shfl_xor_sync(FULL, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(FULL, most, 2));
+            const float scale = most / 127.0f, inv = scale == 0.0f ? 0.0f : 1.0f / scale;
+            // Two values of each of four groups of 8; a lane wants all of group tig.
+            uint32_t two[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) two[k] = (uint32_t)(round_i8(o[j + k][2 * i] * inv) & 255) | (uint32_t)(round_i8(o[j + k][2 * i + 1] * inv) & 255) << 8;
+            const uint32_t low = two[0] | two[1] << 16, high = two[2] | two[3] << 16;
+            const uint32_t far = __shfl_xor_sync(FULL, tig & 2 ? low : high, 2), own = tig & 2 ? high : low;
+            const uint32_t first = tig & 2 ? far : own, second = tig & 2 ? own : far;  // of lanes tig % 2 and tig % 2 + 2
+            const uint32_t even = prmt(first, second, 0x5410), odd = prmt(first, second, 0x7632);
+            const uint32_t near = __shfl_xor_sync(FULL, tig & 1 ? even : odd, 1), mine = tig & 1 ? odd : even;
+            const uint32_t a = tig & 1 ? near : mine, b = tig & 1 ? mine : near;
+            const int c = ks * KS * 16 + j * 8;
+            if (in) *(uint2*)(q8 + c + tig * 8) = make_uint2(prmt(a, b, 0x5410), prmt(a, b, 0x7632));
+            if (in && tig == 0) d8[c / 32] = scale;
         }
     }
 };
 
-// Grid (T, n_splits, ⌈N_HEAD/16/hg⌉), hg·ksplit·32 threads, ATTN_SMEM(hg, ksplit) bytes.
+// Grid (T, n_splits, ⌈N_HEAD/16/hg⌉), hg·ksplit·32 threads, ATTN_SMEM(hg, ksplit) bytes. With one
+// part, the outputs: f32 values to `out` unless it is null, Q8_0 forms to q8 and d8 unless those are.
 #define ATTN_KERNEL(name, hg, ksplit, split_q, split_p)                                                                               \
     DS4_KERNEL(name, (hg) * (ksplit) * 32, 1)                                                                                         \
     (const float* q, const float* turns, const float* sinks, const Tok* toks, const SeqLayer* table, int places, int place,           \
-     const half* raw_chunk, const int* chosen, int ratio, int n_splits, float* part_o, float* part_ml, float* out) {                   \
-        Attn<hg, ksplit, split_q, split_p>::run(q, turns, sinks, toks, table, places, place, raw_chunk, chosen, ratio, n_splits, part_o, part_ml, \
-                                               out);                                                                                   \
+     const half* raw_chunk, const int* chosen, int ratio, int n_splits, float* part_o, float* part_ml, float* out, int8_t* q8,         \
+     float* d8) {                                                                                                                     \
+        Attn<hg, ksplit, split_q, split_p>::run(q, turns, sinks, toks, table, places, place, raw_chunk, chosen, ratio, n_splits,       \
+                                               part_o, part_ml, out, q8, d8);                                                         \
     }                                                                                                                                 \
     DS4_REGISTER(name)
 
-// Many tokens: a block has up to 32 heads.
+// Many tokens: a block has up to 32 heads. Queries and probabilities are split: one plain f16 factor
+// already moves enough of the outputs over a step of their int8 form to be seen in the layer's output.
 #define ATTN_HG (N_HEAD > 16 ? 2 : 1)
-#define ATTN_KSPLIT 4
+#define ATTN_KSPLIT (HEAD_DIM % 128 == 0 ? 4 : HEAD_DIM % 64 == 0 || HEAD_DIM % 32 ? 2 : 1)
 ATTN_KERNEL(attn, ATTN_HG, ATTN_KSPLIT, true, true)
-// Few tokens: 16 heads a block.
+// Few tokens: 16 heads a block, always in parts.
 #define ATTN_FEW_HG 1
-#define ATTN_FEW_KSPLIT 8
+#define ATTN_FEW_KSPLIT 4
 ATTN_KERNEL(attn_few, ATTN_FEW_HG, ATTN_FEW_KSPLIT, true, true)
 
-// Parts to outputs, at most 32. Grid (T, N_HEAD), 128 threads.
+// Parts to outputs, at most 32: f32 values to `out` and Q8_0 forms to q8 and d8, unless null.
+// Grid (T, N_HEAD), 128 threads.
 #define ATTN_COMBINE_THREADS 128
 DS4_KERNEL(attn_combine, ATTN_COMBINE_THREADS, 4)
-(const float* part_o, const float* part_ml, const float* sinks, const float* turns, int n_splits, float* out) {
+(const float* part_o, const float* part_ml, const float* sinks, const float* turns, int n_splits, float* out, int8_t* q8, float* d8) {
+    constexpr int AT_ONCE = 20;  // loads under way
     const int t = blockIdx.x, head = blockIdx.y, lane = threadIdx.x & 31;
+    const float sink = sinks[head] * LOG2E + ATTN_P_BITS;
     pdl_wait();
     // Lane s has part s.
-    const int64_t first = (int64_t)t * n_splits * N_HEAD + head;
+    const int64_t first = (int64_t)t * n_splits * N_HEAD + head, at = ((int64_t)t * N_HEAD + head) * HEAD_DIM;
     const float2 part = lane < n_splits ? ((const float2*)part_ml)[first + lane * N_HEAD] : make_float2(-INFINITY, 0.0f);
-    const float m = warp_max(part.x), own = exp2f(part.x - m), l = warp_sum(part.y * own);
-    const float by = own / (l + exp2f(sinks[head] * LOG2E - m + ATTN_P_BITS));
     pdl_go();
+    float by = 0.0f;
     for (int c0 = 0; c0 < HEAD_DIM; c0 += ATTN_COMBINE_THREADS * 4) {
         const int c = c0 + threadIdx.x * 4;
         const bool in = c < HEAD_DIM;
         const float* from = part_o + first * HEAD_DIM + (in ? c : 0);
         float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        // Eight loads are under way at a time.
-        for (int s0 = 0; s0 < n_splits; s0 += 8) {
-            float4 v[8];
+        for (int s0 = 0; s0 < n_splits; s0 += AT_ONCE) {
+            float4 v[AT_ONCE];
 #pragma unroll
-            for (int i = 0; i < 8; i++)
+            for (int i = 0; i < AT_ONCE; i++)
                 if (s0 + i < n_splits) v[i] = *(const float4*)(from + (int64_t)(s0 + i) * N_HEAD * HEAD_DIM);
+            if (c0 == 0 && s0 == 0) {
+                const float m = warp_max(part.x), own = exp2f(part.x - m), l = warp_sum(part.y * own);
+                by = own / (l + exp2f(sink - m));
+            }
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const float w = __shfl_sync(FULL, by, s0 + i);
+            for (int i = 0; i < AT_ONCE; i++) {
+                const float w = __shfl_sync(FULL, by, (s0 + i) & 31);
                 if (s0 + i < n_splits) sum.x += v[i].x * w, sum.y += v[i].y * w, sum.z += v[i].z * w, sum.w += v[i].w * w;
             }
         }
-        if (!in) continue;
-        if (c >= HEAD_DIM - ROPE_DIM) {
+        if (in && c >= HEAD_DIM - ROPE_DIM) {
             const float4 turn = *(const float4*)(turns + (int64_t)t * ROPE_DIM + c - (HEAD_DIM - ROPE_DIM));
             sum = make_float4(sum.x * turn.x + sum.y * turn.y, sum.y * turn.x - sum.x * turn.y, sum.z * turn.z + sum.w * turn.w,
                               sum.w * turn.z - sum.z * turn.w);
         }
-        *(float4*)(out + ((int64_t)t * N_HEAD + head) * HEAD_DIM + c) = sum;
+        if (in && out) *(float4*)(out + at + c) = sum;
+        if (HEAD_DIM % 32 || !q8) continue;
+        // Eight lanes have a block of 32.
+        float most = fmaxf(fmaxf(fabsf(sum.x), fabsf(sum.y)), fmaxf(fabsf(sum.z), fabsf(sum.w)));
+#pragma unroll
+        for (int o = 1; o < 8; o *= 2) most = fmaxf(most, __shfl_xor_sync(FULL, most, o));
+        const float scale = most / 127.0f, inv = scale == 0.0f ? 0.0f : 1.0f / scale;
+        if (in) {
+            *(uint32_t*)(q8 + at + c) = (uint32_t)(round_i8(sum.x * inv) & 255) | (uint32_t)(round_i8(sum.y * inv) & 255) << 8 |
+                                        (uint32_t)(round_i8(sum.z * inv) & 255) << 16 | (uint32_t)(round_i8(sum.w * inv) & 255) << 24;
+            if (threadIdx.x % 8 == 0) d8[(at + c) / 32] = scale;
+        }
     }
 }
 DS4_REGISTER(attn_combine)

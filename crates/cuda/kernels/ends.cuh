@@ -125,3 +125,38 @@ DS4_KERNEL(steer)(const float* v, float scale, float* y) {
     for (int d = threadIdx.x; d < N_EMBD; d += blockDim.x) row[d] -= share * v[d];
 }
 DS4_REGISTER(steer)
+
+// Choices of experts beyond the first `inside` get weight 0 and an expert among those.
+DS4_KERNEL(keep_inside)(int* ids, float* weights, int n, int inside) {
+    pdl_wait();
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n || ids[i] < inside) return;
+    ids[i] %= inside;
+    weights[i] = 0.0f;
+}
+DS4_REGISTER(keep_inside)
+
+// y += x, n values.
+DS4_KERNEL(add_values)(const float* x, float* y, int64_t n) {
+    pdl_wait();
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) y[i] += x[i];
+}
+DS4_REGISTER(add_values)
+
+// Reads `n` pieces of 16 bytes and does next to nothing with them: the ceiling of reading.
+DS4_KERNEL(read_all, 512)(const uint4* x, int64_t n, uint32_t* sink) {
+    pdl_wait();
+    uint32_t sum = 0;
+    const int64_t step = (int64_t)gridDim.x * blockDim.x;
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    for (; i + 3 * step < n; i += 4 * step) {
+        uint4 v[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) v[k] = load_stream(x + i + k * step);
+#pragma unroll
+        for (int k = 0; k < 4; k++) sum ^= v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
+    }
+    for (; i < n; i += step) sum ^= x[i].x;
+    if (sum == 0x9e3779b9u) *sink = sum;
+}
+DS4_REGISTER(read_all)

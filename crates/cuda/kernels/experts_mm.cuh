@@ -561,14 +561,20 @@ __device__ __forceinline__ void exp_down(const Mat& down, const int* first, cons
     }                                                                                                                          \
     DS4_REGISTER(exp_mm_down_##suffix)
 
-#define EXP_MM_WARPS_IQ2 8
-#define EXP_MM_WARPS_Q2K 8
+// Two blocks of four warps, or one of eight where shared memory has no room for two.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+#define EXP_MM_WARPS_2BIT 8
+#else
+#define EXP_MM_WARPS_2BIT 4
+#endif
+#define EXP_MM_WARPS_IQ2 EXP_MM_WARPS_2BIT
+#define EXP_MM_WARPS_Q2K EXP_MM_WARPS_2BIT
 #define EXP_MM_WARPS_Q4K 4
 #define EXP_MM_WARPS_MXFP4 4
 #define EXP_MM_WARPS_Q80 4
 #if N_EMBD % 256 == 0 && N_FF % 256 == 0  // else no row has whole Q8_K blocks
-EXP_MM_KERNELS(iq2, ExpIq2, EXP_MM_WARPS_IQ2, 1)
-EXP_MM_KERNELS(q2k, ExpQ2K, EXP_MM_WARPS_Q2K, 1)
+EXP_MM_KERNELS(iq2, ExpIq2, EXP_MM_WARPS_IQ2, 8 / EXP_MM_WARPS_IQ2)
+EXP_MM_KERNELS(q2k, ExpQ2K, EXP_MM_WARPS_Q2K, 8 / EXP_MM_WARPS_Q2K)
 EXP_MM_KERNELS(q4k, ExpQ4K, EXP_MM_WARPS_Q4K, 2)
 EXP_MM_KERNELS(mxfp4, ExpMxfp4, EXP_MM_WARPS_MXFP4, 2)
 EXP_MM_KERNELS(q80, ExpQ80, EXP_MM_WARPS_Q80, 2)

@@ -149,7 +149,7 @@ template <int BM, int BN, int WM, int WN, int KB, int STAGES> struct MmQ8 {
         DS4_DYN_SMEM(unsigned char, smem);
         const int group_rows = w.rows / groups, tiles = (group_rows + BM - 1) / BM;
         const int group = blockIdx.y / tiles, row0 = blockIdx.y % tiles * BM, t0 = blockIdx.x * BN;
-        if (group >= groups || t0 >= T) return;
+        if (group >= groups || t0 >= T) return pdl_wait();
         const int64_t first = (int64_t)group * group_rows + row0;
         In in;
         in.a = (const int8_t*)w.q + first * w.cols;
@@ -205,6 +205,137 @@ template <int BM, int BN, int WM, int WN, int KB, int STAGES> struct MmQ8 {
     }
 };
 
+// The 128 × 128 tile on Hopper's asynchronous tensor cores, which read both operands from shared
+// memory: the swizzle of rows of 128 bytes is the hardware's own. Off unless MM_Q8_WGMMA is defined.
+#if defined(MM_Q8_WGMMA) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// Operand at `at`: rows of 128 swizzled bytes, eight of them 1024 bytes apart from the next eight.
+__device__ __forceinline__ uint64_t wgmma_operand(const void* at) {
+    const uint64_t address = __cvta_generic_to_shared(at);
+    return (address & 0x3ffff) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+// Nothing that reads or writes these registers moves across this point.
+__device__ __forceinline__ void pin(int d[64]) {
+#pragma unroll
+    for (int i = 0; i < 64; i++) asm volatile("" : "+r"(d[i])::"memory");
+}
+// Starts d = INT_BIAS + a · b of 64 rows × 128 tokens × 32 columns by four warps.
+__device__ __forceinline__ void wgmma_start(int d[64], uint64_t a, uint64_t b) {
+#pragma unroll
+    for (int i = 0; i < 64; i++) d[i] = INT_BIAS;
+    pin(d);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    asm volatile(
+        "{\n\t.reg .pred p;\n\tsetp.ne.b32 p, 1, 0;\n\t"
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,\n\t"
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,\n\t"
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,\n\t"
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p;\n\t}"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
+          "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]), "+r"(d[15]),
+          "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]), "+r"(d[22]), "+r"(d[23]),
+          "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31]),
+          "+r"(d[32]), "+r"(d[33]), "+r"(d[34]), "+r"(d[35]), "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]),
+          "+r"(d[40]), "+r"(d[41]), "+r"(d[42]), "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]),
+          "+r"(d[48]), "+r"(d[49]), "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]),
+          "+r"(d[56]), "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]), "+r"(d[63])
+        : "l"(a), "l"(b));
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int N> __device__ __forceinline__ void wgmma_wait(int d[64]) {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+    pin(d);
+}
+
+// Tiles, scales and copies are those of the other kernel; a group of four warps has 64 rows and all
+// tokens. The products of one block of 32 columns are under way while the ones before are scaled.
+struct MmQ8Wgmma : MmQ8<128, 128, 64, 32, 128, 2> {
+    static __device__ __forceinline__ void scale(const int d[64], float acc[16][4], const float* scales, int k, int rows, int lane) {
+        const float2 ad = *(const float2*)(scales + k * 256 + rows);
+        const float bias[2] = {-INT_BIAS_F * ad.x, -INT_BIAS_F * ad.y};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            const float4* at = (const float4*)(scales + k * 256 + 128 + (w * 4 + (lane & 3)) * 8);
+            const float4 lo = at[0], hi = at[1];
+            const float bd[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    float& sum = acc[w * 4 + j][e];
+                    sum = fmaf(biased_times(d[(w * 4 + j) * 4 + e], e / 2 ? ad.y : ad.x, bias[e / 2]), bd[2 * j + (e & 1)], sum);
+                }
+        }
+    }
+    static __device__ __forceinline__ void stage(const unsigned char* s, float acc[16][4], int group, int warp, int lane) {
+        const float* scales = (const float*)(s + A_BYTES + B_BYTES);
+        const int rows = (group * 8 + (lane >> 2)) * 8 + 2 * warp;
+        const uint64_t a = wgmma_operand(s + group * 64 * 128), b = wgmma_operand(s + A_BYTES);
+        int d0[64], d1[64];
+        // 32 columns are 2 units of the address.
+        wgmma_start(d0, a, b);
+        wgmma_start(d1, a + 2, b + 2);
+        wgmma_wait<1>(d0);
+        scale(d0, acc, scales, 0, rows, lane);
+        wgmma_start(d0, a + 4, b + 4);
+        wgmma_wait<1>(d1);
+        scale(d1, acc, scales, 1, rows, lane);
+        wgmma_start(d1, a + 6, b + 6);
+        wgmma_wait<1>(d0);
+        scale(d0, acc, scales, 2, rows, lane);
+        wgmma_wait<0>(d1);
+        scale(d1, acc, scales, 3, rows, lane);
+    }
+    static __device__ __forceinline__ void run(const Mat& w, const int8_t* xq, const float* xd, int x_stride, float* out, int out_stride, int T, int groups) {
+        DS4_DYN_SMEM(unsigned char, smem);
+        const int group_rows = w.rows / groups, tiles = (group_rows + 127) / 128;
+        const int part = blockIdx.y / tiles, row0 = blockIdx.y % tiles * 128, t0 = blockIdx.x * 128;
+        const int64_t first = (int64_t)part * group_rows + row0;
+        In in;
+        in.a = (const int8_t*)w.q + first * w.cols;
+        in.ad = (const half*)w.d + first * (w.cols / 32);
+        in.b = xq + (int64_t)t0 * x_stride + (int64_t)part * w.cols;
+        in.bd = xd + (int64_t)t0 * (x_stride / 32) + part * (w.cols / 32);
+        in.rows = group_rows - row0, in.tokens = T - t0, in.blocks = w.cols / 32;
+        in.a_stride = w.cols, in.b_stride = x_stride;
+        const int n = (in.blocks + BLOCKS - 1) / BLOCKS, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128, lane = threadIdx.x & 31;
+        float acc[16][4] = {}, v[PER][BLOCKS];
+        pdl_wait();
+        copy(smem, in, 0);
+        load_scales(v, in, 0);
+        store_scales(smem, v);
+        cp_async_commit();
+#pragma unroll 1
+        for (int k = 0; k < n; k++) {
+            unsigned char* to = smem + (k + 1) % 2 * STAGE;
+            cp_async_wait<0>();
+            // What this thread has written becomes visible to the tensor cores.
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            __syncthreads();
+            if (k + 1 < n) {
+                copy(to, in, (k + 1) * 128);
+                load_scales(v, in, (k + 1) * BLOCKS);
+            }
+            cp_async_commit();
+            stage(smem + k % 2 * STAGE, acc, group, warp, lane);
+            if (k + 1 < n) store_scales(to, v);
+        }
+        pdl_go();
+        const int r = group * 64 + warp * 16 + (lane >> 2);
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int t = j * 8 + (lane & 3) * 2 + e;
+                if (t >= in.tokens) continue;
+                float* to = out + (int64_t)(t0 + t) * out_stride + first;
+                if (r < in.rows) to[r] = acc[j][e];
+                if (r + 8 < in.rows) to[r + 8] = acc[j][e + 2];
+            }
+    }
+};
+#endif
+
 // `cols` a multiple of 32; activations in Q8_0 form: xq [T][x_stride], xd [T][x_stride/32]. With
 // groups, row r reads the columns g·cols.. of x, g = r / (rows/groups).
 // Grid (⌈T/BN⌉, groups·⌈rows/groups/BM⌉).
@@ -219,8 +350,17 @@ template <int BM, int BN, int WM, int WN, int KB, int STAGES> struct MmQ8 {
 #define MM_Q8_BM 128
 #define MM_Q8_BN 128
 #define MM_Q8_THREADS 256
-#define MM_Q8_BYTES MM_Q8_SMEM(128, 128, 64, 3)
-MM_Q8_KERNEL(mm_q8_0, 2, 128, 128, 64, 32, 64, 3)
+#define MM_Q8_BYTES MM_Q8_SMEM(128, 128, 128, 2)
+#if defined(MM_Q8_WGMMA) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+typedef MmQ8Wgmma mm_q8_0_tile;
+DS4_KERNEL(mm_q8_0, 256, 1)(Mat w, const int8_t* xq, const float* xd, int x_stride, float* out, int out_stride, int T, int groups) {
+    MmQ8Wgmma::run(w, xq, xd, x_stride, out, out_stride, T, groups);
+}
+#else
+MM_Q8_KERNEL(mm_q8_0, 2, 128, 128, 64, 32, 128, 2)
+#endif
+// The same where no multiprocessor gets more than one block: with all the registers it likes.
+MM_Q8_KERNEL(mm_q8_0_one, 1, 128, 128, 64, 32, 128, 2)
 // For few tokens or few rows: smaller tiles, more blocks.
 #define MM_Q8_SMALL_BM 64
 #define MM_Q8_SMALL_BN 64
@@ -324,7 +464,7 @@ template <int BM, int BN, int WM, int WN> struct MmF16 {
     static __device__ __forceinline__ void run(const Mat& w, const float* xf, int x_stride, float* out, int out_stride, int T) {
         DS4_DYN_SMEM(unsigned char, smem);
         const int row0 = blockIdx.y * BM, t0 = blockIdx.x * BN, cols = w.cols;
-        if (row0 >= w.rows || t0 >= T) return;
+        if (row0 >= w.rows || t0 >= T) return pdl_wait();
         const half* a = (const half*)w.q + (int64_t)row0 * cols;
         const float* x = xf + (int64_t)t0 * x_stride;
         const int rows = w.rows - row0, tokens = T - t0, n = (cols + K - 1) / K;

@@ -167,13 +167,10 @@ struct RowsArgs {
     Comp comp, idx;
 };
 
-// Everything that follows the projections of a sublayer's input, a role a block. grid (T, roles:
-// query, raw row, compressor, index compressor), block 256.
-DS4_KERNEL(rows, 256)(const __grid_constant__ RowsArgs a) {
-    __shared__ float row[HEAD_DIM > Q_RANK ? HEAD_DIM : Q_RANK], space[32];
-    const int t = blockIdx.x, role = blockIdx.y;
-    pdl_wait();
-    pdl_go();
+// What follows the projections of a sublayer's input, by one block for one token: role 0 the query's
+// low-rank form, 1 the raw row, 2 the compressor, 3 the index compressor. row, space: shared memory.
+#define ROWS_WIDTH (HEAD_DIM > Q_RANK ? HEAD_DIM : Q_RANK)
+__device__ __forceinline__ void rows_role(const RowsArgs& a, int t, int role, float* row, float* space) {
     const Tok tok = a.toks[t];
     const SeqLayer s = a.table[(size_t)tok.seq * a.places + a.place];
     if (role == 0) {
@@ -208,6 +205,14 @@ DS4_KERNEL(rows, 256)(const __grid_constant__ RowsArgs a) {
         kv_t* to = s.idx + (size_t)(tok.pos / a.ratio) * IDX_DIM;
         for (int d = threadIdx.x; d < IDX_DIM; d += blockDim.x) to[d] = __float2half_rn(row[d]);
     }
+}
+
+// Every role a block. grid (T, roles), block 256.
+DS4_KERNEL(rows, 256)(const __grid_constant__ RowsArgs a) {
+    __shared__ float row[ROWS_WIDTH], space[32];
+    pdl_wait();
+    pdl_go();
+    rows_role(a, blockIdx.x, blockIdx.y, row, space);
 }
 DS4_REGISTER(rows)
 

@@ -7,6 +7,7 @@ use ds4_model::{Dims, Error, Result};
 use crate::args::Args;
 use crate::device::{Device, Geometry};
 use crate::launch::{MvJobsArg, RopesArg, RowsArg};
+use crate::layer::HcArg;
 use crate::matrix::MatArg;
 use crate::seq::{LayerAddresses, Tok, raw_slots};
 
@@ -16,6 +17,8 @@ pub(crate) struct Constants {
     pub hc_slices: usize,
     pub hc_part: usize,
     pub hc_threads: u32,
+    /// Threads of a block of `hc_fused`; 0 where it is not to be used.
+    pub hc_fused_threads: u32,
     pub index_rows: usize,
     pub topk_threads: u32,
     pub expert_tile: usize,
@@ -43,7 +46,7 @@ pub(crate) struct AttnConstants {
 }
 
 /// Values that `constants` writes.
-const COUNT: usize = 35;
+const COUNT: usize = 37;
 
 impl Constants {
     /// Asks the loaded kernels, and compares what both sides define.
@@ -66,16 +69,21 @@ impl Constants {
             (v[9], size_of::<RowsArg>()),
             (v[10], size_of::<RopesArg>()),
             (v[11], raw_slots(dims)),
+            (v[36], size_of::<HcArg>()),
         ];
         if let Some((theirs, ours)) = sizes.into_iter().find(|(a, b)| a != b) {
             let what = format!("the kernels are of another build ({theirs} for {ours}: {v:?})");
             return Err(Error::Device(what));
         }
+        // It needs clusters of blocks. The variable is for comparisons.
+        let has_fused =
+            device.info.arch >= 90 && std::env::var_os("DS4_CUDA_NO_FUSED_HC").is_none();
         let small = |n: usize| u32::try_from(n).expect("a count of threads or bytes");
         Ok(Self {
             hc_slices: v[0],
             hc_part: v[1],
             hc_threads: small(v[2]),
+            hc_fused_threads: if has_fused { small(v[35]) } else { 0 },
             index_rows: v[3],
             topk_threads: small(v[4]),
             expert_tile: v[12],

@@ -47,17 +47,37 @@ pub(crate) struct Geometry {
     pub block: u32,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// Bytes of weights that the launch reads, for reports.
+    pub reads: u64,
+}
+
+/// One launch with its time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timed {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// Milliseconds from the first launch's start.
+    pub start_ms: f32,
+    /// Milliseconds it took, its launch included.
+    pub ms: f32,
+    /// Bytes of weights it read.
+    pub reads: u64,
 }
 
 impl Geometry {
     /// Blocks in two dimensions, no dynamic shared memory.
     pub(crate) fn new(x: usize, y: usize, block: u32) -> Self {
-        Self { grid: [dim(x), dim(y), 1], block, shared: 0 }
+        Self { grid: [dim(x), dim(y), 1], block, shared: 0, reads: 0 }
     }
 
     /// The same with dynamic shared memory.
     pub(crate) fn shared(self, bytes: u32) -> Self {
         Self { shared: bytes, ..self }
+    }
+
+    /// The same, known to read so many bytes of weights.
+    pub(crate) fn reads(self, reads: u64) -> Self {
+        Self { reads, ..self }
     }
 
     /// The same with a third dimension of blocks.
@@ -135,6 +155,11 @@ impl Device {
         }
     }
 
+    /// As [`Device::read`], into locked memory: several times as fast.
+    pub(crate) fn read_pinned(&self, from: u64, to: &mut Pinned, bytes: usize) -> Result<()> {
+        self.read(from, &mut to.bytes_mut()[..bytes])
+    }
+
     /// Within the device, in order with launches.
     pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         match &self.kind {
@@ -163,7 +188,12 @@ impl Device {
     }
 
     /// Starts a kernel after all earlier work.
-    pub(crate) fn launch(&self, kernel: &'static str, geometry: Geometry, args: &mut Args) -> Result<()> {
+    pub(crate) fn launch(
+        &self,
+        kernel: &'static str,
+        geometry: Geometry,
+        args: &mut Args,
+    ) -> Result<()> {
         if geometry.grid.contains(&0) {
             return Ok(());
         }
@@ -212,7 +242,7 @@ impl Device {
     }
 
     /// Times every launch of `f`; nothing is timed on the emulator.
-    pub(crate) fn timed(&self, f: impl FnOnce() -> Result<()>) -> Result<Vec<(&'static str, f32)>> {
+    pub(crate) fn timed(&self, f: impl FnOnce() -> Result<()>) -> Result<Vec<Timed>> {
         match &self.kind {
             Kind::Gpu(d) => {
                 d.start_timing();
@@ -300,11 +330,6 @@ impl Buf {
     /// Its address.
     pub(crate) fn at(&self) -> u64 {
         self.at
-    }
-
-    /// Its size in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes
     }
 }
 

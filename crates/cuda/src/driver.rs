@@ -13,7 +13,7 @@ use cudarc::driver::sys;
 use ds4_model::{Error, Result};
 
 use crate::args::Args;
-use crate::device::{DeviceInfo, Geometry};
+use crate::device::{DeviceInfo, Geometry, Timed};
 
 /// A GPU's context, its stream of work and the loaded kernels.
 pub(crate) struct Driver {
@@ -26,7 +26,15 @@ pub(crate) struct Driver {
     /// Whether kernels may start before their predecessors end, and wait inside.
     dependent: bool,
     /// Marks around every launch, while launches are being timed.
-    timed: Mutex<Option<Vec<(&'static str, Event, Event)>>>,
+    timed: Mutex<Option<Vec<Mark>>>,
+}
+
+/// A launch between two events.
+struct Mark {
+    kernel: &'static str,
+    reads: u64,
+    before: Event,
+    after: Event,
 }
 
 #[derive(Clone, Copy)]
@@ -56,7 +64,9 @@ fn check(result: sys::CUresult, what: &str) -> Result<()> {
     let mut text = std::ptr::null();
     // SAFETY: the out-pointer is valid; the text is static.
     let name = unsafe {
-        if sys::cuGetErrorString(result, &raw mut text) == sys::CUresult::CUDA_SUCCESS && !text.is_null() {
+        if sys::cuGetErrorString(result, &raw mut text) == sys::CUresult::CUDA_SUCCESS
+            && !text.is_null()
+        {
             CStr::from_ptr(text).to_string_lossy().into_owned()
         } else {
             format!("{result:?}")
@@ -98,7 +108,15 @@ impl Driver {
             let info = info(device)?;
             let dependent = info.arch >= 90 && std::env::var_os("DS4_CUDA_NO_PDL").is_none();
             let kernels = Mutex::new(HashMap::new());
-            Ok(Some(Self { info, ctx, stream, module: null_mut(), kernels, dependent, timed: Mutex::new(None) }))
+            Ok(Some(Self {
+                info,
+                ctx,
+                stream,
+                module: null_mut(),
+                kernels,
+                dependent,
+                timed: Mutex::new(None),
+            }))
         }
     }
 
@@ -154,8 +172,9 @@ impl Driver {
     pub(crate) fn write_async(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.current()?;
         // SAFETY: the destination is a live buffer of at least this size.
-        let result =
-            unsafe { sys::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.stream) };
+        let result = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.stream)
+        };
         check(result, "copying to the device")
     }
 
@@ -172,7 +191,10 @@ impl Driver {
     pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         self.current()?;
         // SAFETY: both are live buffers of at least this size.
-        check(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) }, "copying on the device")
+        check(
+            unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) },
+            "copying on the device",
+        )
     }
 
     pub(crate) fn zero(&self, at: u64, bytes: usize) -> Result<()> {
@@ -196,8 +218,9 @@ impl Driver {
                 let c_name = CString::new(name).expect("names have no zeros");
                 let mut function = null_mut();
                 // SAFETY: the module is loaded, the name terminated.
-                let result =
-                    unsafe { sys::cuModuleGetFunction(&raw mut function, self.module, c_name.as_ptr()) };
+                let result = unsafe {
+                    sys::cuModuleGetFunction(&raw mut function, self.module, c_name.as_ptr())
+                };
                 check(result, &format!("finding the kernel {name}"))?;
                 Kernel { function, shared: 48 << 10 }
             }
@@ -214,7 +237,12 @@ impl Driver {
         Ok(kernel.function)
     }
 
-    pub(crate) fn launch(&self, name: &'static str, geometry: Geometry, args: &mut Args) -> Result<()> {
+    pub(crate) fn launch(
+        &self,
+        name: &'static str,
+        geometry: Geometry,
+        args: &mut Args,
+    ) -> Result<()> {
         self.current()?;
         let function = self.kernel(name, geometry.shared)?;
         let is_timed =
@@ -223,7 +251,8 @@ impl Driver {
         let [x, y, z] = geometry.grid;
         // SAFETY: plain data for which zero is valid.
         let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attribute.id =
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         attribute.value.programmaticStreamSerializationAllowed = 1;
         let config = sys::CUlaunchConfig {
             gridDimX: x,
@@ -240,13 +269,19 @@ impl Driver {
         // SAFETY: the arguments are those the kernel declares (this crate's invariant); they are
         // copied before the call returns.
         let result = unsafe {
-            sys::cuLaunchKernelEx(&raw const config, function, args.pointers(), null_mut::<*mut c_void>())
+            sys::cuLaunchKernelEx(
+                &raw const config,
+                function,
+                args.pointers(),
+                null_mut::<*mut c_void>(),
+            )
         };
         check(result, &format!("starting {name}"))?;
         if let Some(before) = before {
             let mut timed = self.timed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if let Some(list) = timed.as_mut() {
-                list.push((name, before, self.moment()?));
+                let after = self.moment()?;
+                list.push(Mark { kernel: name, reads: geometry.reads, before, after });
             }
         }
         Ok(())
@@ -257,12 +292,17 @@ impl Driver {
         *self.timed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Vec::new());
     }
 
-    /// Kernels and their milliseconds since [`Driver::start_timing`], in order.
-    pub(crate) fn stop_timing(&self) -> Result<Vec<(&'static str, f32)>> {
+    /// The launches since [`Driver::start_timing`], in order.
+    pub(crate) fn stop_timing(&self) -> Result<Vec<Timed>> {
         self.sync()?;
         let list = self.timed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let list = list.unwrap_or_default();
-        list.iter().map(|(name, a, b)| Ok((*name, b.since(a)?))).collect()
+        let Some(first) = list.first() else { return Ok(Vec::new()) };
+        let timed = |m: &Mark| {
+            let (start_ms, ms) = (m.before.since(&first.before)?, m.after.since(&m.before)?);
+            Ok(Timed { kernel: m.kernel, start_ms, ms, reads: m.reads })
+        };
+        list.iter().map(timed).collect()
     }
 
     /// Records what `f` launches.

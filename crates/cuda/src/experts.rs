@@ -5,7 +5,7 @@ use zerocopy::IntoBytes;
 
 use crate::args::Args;
 use crate::device::Geometry;
-use crate::launch::{Job, Pair, few, products, quantise};
+use crate::launch::{Job, Kind, RouteArg, products, quantise};
 use crate::matrix::Form;
 use crate::scratch::FEW;
 use crate::step::Step;
@@ -47,41 +47,66 @@ fn kernels(form: Form) -> Kernels {
 /// The FFN sublayer: `x` in, `y` out.
 pub(crate) fn ffn(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
     scores(step, b)?;
-    choose(step, b)?;
     step.show_choice(place)?;
-    if step.t <= FEW { few_experts(step, b) } else { many_experts(step, b) }
+    let outside = match (&step.m.hybrid, place) {
+        (Some(hybrid), Place::Layer(_)) => Some(hybrid.take(step)?),
+        _ => None,
+    };
+    if step.t <= FEW {
+        few_experts(step, b)?
+    } else {
+        many_experts(step, b)?
+    }
+    match (&step.m.hybrid, outside, place) {
+        (Some(hybrid), Some(outside), Place::Layer(il)) => hybrid.add(step, il, &outside),
+        _ => Ok(()),
+    }
 }
 
-/// Router scores, with the shared expert's first half where tokens are few.
+/// Router scores, experts and weights of every token, and the shared expert's first half.
 fn scores(step: &Step<'_>, b: &Block) -> Result<()> {
     let (m, s) = (step.m, &step.m.scratch);
-    let router = Job::new(&b.router_in, s.probs.at());
+    let mut router = Job::new(&b.router_in, s.probs.at());
+    let route = route_arg(step, b);
     if step.t <= FEW {
+        router = router.kind(Kind::Router(route, s.routed.at()));
         let (gate, up) = (&b.shared.gate, &b.shared.up);
-        let same = gate.form == up.form;
-        let pair = Pair { gate, up, out: s.shared_mid.f.at(), clamp: b.clamps.1 };
-        if same {
-            return few(&m.device, &s.x, step.t, &[router], Some(pair));
+        if gate.form == up.form {
+            let pair = Job::new(gate, s.shared_mid.f.at()).kind(Kind::Pair(up, b.clamps.1));
+            return products(&m.device, &m.constants, &s.x, step.t, &[router, pair]);
         }
     }
-    let jobs = [router, Job::new(&b.shared.gate, s.shared[0].at()), Job::new(&b.shared.up, s.shared[1].at())];
+    let jobs = [
+        router,
+        Job::new(&b.shared.gate, s.shared[0].at()),
+        Job::new(&b.shared.up, s.shared[1].at()),
+    ];
     products(&m.device, &m.constants, &s.x, step.t, &jobs)?;
+    if step.t > FEW {
+        let mut args = Args::new().raw(route.as_bytes(), 8).ptr(s.probs.at());
+        step.launch("route", Geometry::new(step.t, 1, 32), &mut args)?;
+    }
     let n = step.t * m.dims.n_ff;
     let mut args = Args::new().ptr(s.shared[0].at()).ptr(s.shared[1].at()).float(b.clamps.1);
     args = args.ptr(s.shared_mid.f.at()).long(n);
     step.launch("swiglu_rows", Geometry::new(n.div_ceil(256).min(4096), 1, 256), &mut args)
 }
 
-/// Experts and weights of every token.
-fn choose(step: &Step<'_>, b: &Block) -> Result<()> {
-    let (s, d) = (&step.m.scratch, &step.m.dims);
+/// How the tokens of a step choose.
+fn route_arg(step: &Step<'_>, b: &Block) -> RouteArg {
+    let s = &step.m.scratch;
     let (hash, bias) = match &b.choice {
         Choice::Hash(table) => (table.at(), 0),
         Choice::Score(bias) => (0, bias.at()),
     };
-    let mut args = Args::new().ptr(s.probs.at()).ptr(step.toks.at()).ptr(hash).ptr(bias);
-    args = args.float(d.expert_scale).ptr(s.ids.at()).ptr(s.weights.at());
-    step.launch("route", Geometry::new(step.t, 1, 32), &mut args)
+    let (toks, ids, weights) = (step.toks.at(), s.ids.at(), s.weights.at());
+    RouteArg { toks, hash, bias, ids, weights, scale: step.m.dims.expert_scale, pad: 0 }
+}
+
+/// Experts that so many choices read, at most: which they are, the host does not know.
+fn chosen(step: &Step<'_>, choices: usize) -> u64 {
+    let m = step.m;
+    choices.min(m.hybrid.as_ref().map_or(m.dims.n_expert, |h| h.n_device)) as u64
 }
 
 /// Each choice of few tokens is a product of its own.
@@ -100,14 +125,23 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     } else {
         Geometry::new((pairs * d.n_ff / 4).min(4 * sms), 1, 256)
     };
-    step.launch(up.few_up, geometry, &mut args)?;
+    let n_read = chosen(step, pairs);
+    let read = n_read * (e.gate.one_bytes() + e.up.one_bytes());
+    step.launch(up.few_up, geometry.reads(read), &mut args)?;
     let mut args = Args::new().raw(e.down.arg().as_bytes(), 8).ptr(s.ids.at()).ptr(s.mid.at());
     args = args.raw(b.shared.down.arg().as_bytes(), 8).ptr(s.shared_mid.f.at()).ptr(s.y.at());
     args = args.int(step.t).int(1);
-    // Two blocks of Q2_K fit on a multiprocessor, one of the others.
-    let (per, blocks) = if e.down.form == Form::Q2K { (1, 2 * sms) } else { (2, sms) };
-    let threads = u32::try_from(32 * (4 + d.n_expert_used * per)).expect("small");
-    step.launch(down.few_down, Geometry::new((blocks / step.t).max(1), step.t, threads), &mut args)
+    // Of Q2_K a warp takes an expert, and two groups of rows share what a block quantises.
+    let (per, groups) = match e.down.form {
+        Form::Q2K if d.n_ff <= 2048 && d.n_expert_used <= 6 => (1, 2),
+        Form::Q2K => (1, 1),
+        _ => (2, 1),
+    };
+    let blocks = if (per, groups) == (1, 1) { 2 * sms } else { sms };
+    let threads = u32::try_from(32 * groups * (4 + d.n_expert_used * per)).expect("small");
+    let geometry = Geometry::new((blocks / step.t).max(1), step.t, threads);
+    let read = n_read * e.down.one_bytes() + b.shared.down.one_bytes();
+    step.launch(down.few_down, geometry.reads(read), &mut args)
 }
 
 /// Choices of many tokens are sorted by expert, so that each expert's weights are read once per tile.
@@ -133,7 +167,9 @@ fn many_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     args = args.ptr(s.first.at()).ptr(s.token_of.at()).ptr(s.weight_of.at()).ptr(s.tiles.at());
     args = args.ptr(s.n_tiles.at()).ptr(s.xk.q.at()).ptr(s.xk.d.at()).ptr(s.xk.sums.at());
     args = args.ptr(s.x.f.at()).float(b.clamps.0).ptr(s.mid.at());
-    step.launch(up.many_up, geometry(&up, d.n_ff, 16), &mut args)?;
+    let n_read = chosen(step, slots);
+    let read = n_read * (e.gate.one_bytes() + e.up.one_bytes());
+    step.launch(up.many_up, geometry(&up, d.n_ff, 16).reads(read), &mut args)?;
 
     let mut args = Args::new().ptr(s.mid.at()).int(d.n_ff).int(2).ptr(0).ptr(0);
     args = args.ptr(s.midk.q.at()).ptr(s.midk.d.at()).ptr(s.midk.sums.at());
@@ -142,7 +178,8 @@ fn many_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     let mut args = Args::new().raw(e.down.arg().as_bytes(), 8).ptr(s.first.at()).ptr(s.tiles.at());
     args = args.ptr(s.n_tiles.at()).ptr(s.midk.q.at()).ptr(s.midk.d.at()).ptr(s.midk.sums.at());
     args = args.ptr(s.mid.at()).ptr(s.down.at());
-    step.launch(down.many_down, geometry(&down, d.n_embd, 32), &mut args)?;
+    let geometry = geometry(&down, d.n_embd, 32).reads(n_read * e.down.one_bytes());
+    step.launch(down.many_down, geometry, &mut args)?;
 
     quantise(&m.device, &s.shared_mid, step.t)?;
     products(&m.device, c, &s.shared_mid, step.t, &[Job::new(&b.shared.down, s.y.at())])?;

@@ -42,7 +42,7 @@ pub(crate) fn hash(parts: &[&[u8]]) -> String {
 }
 
 /// A name of the state of all sources.
-pub(crate) fn sources_key() -> String {
+pub fn sources_key() -> String {
     let parts: Vec<&[u8]> = SOURCES.iter().map(|(_, text)| text.as_bytes()).collect();
     hash(&parts)
 }

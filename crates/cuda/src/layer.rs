@@ -1,12 +1,13 @@
 //! One block of the model in the order of the paper: the launches of its two sublayers.
 
 use ds4_model::{INDEXED_RATIO, Place, Result, Stage};
-use zerocopy::IntoBytes;
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::args::Args;
 use crate::device::{Buf, Geometry};
 use crate::experts;
-use crate::launch::{CompArg, Job, RowsArg, products, quantise};
+use crate::launch::{self, CompArg, Job, Kind, RowsArg, has_query, products, quantise, quantises};
+use crate::matrix::Form;
 use crate::scratch::{FEW, SPLITS_MAX};
 use crate::step::Step;
 use crate::weights::{Block, Hyper};
@@ -17,6 +18,13 @@ const Q8_K: usize = 2;
 
 /// Channels that a block of the hyper-connection kernels takes (`HC_SLICE`).
 const HC_BLOCK: u32 = 128;
+/// Blocks of `hc_mix` that one multiprocessor holds.
+const HC_MIX_HELD: usize = 4;
+/// Blocks that share a token in `hc_fused` (`HC_CLUSTER`).
+const HC_CLUSTER: usize = 8;
+
+/// Heads that a block of `index_query` takes (`IDX_QUERY_HEADS`).
+const QUERY_HEADS: usize = 8;
 
 /// What enters the next hyper-connection besides the streams.
 #[derive(Clone, Copy)]
@@ -51,17 +59,85 @@ pub(crate) fn hc_pre(
     forms: usize,
     observe: Option<Place>,
 ) -> Result<()> {
-    hc_mix(step, hc, before, None, step.t)?;
-    hc_gates(step, hc, weight, forms, None, step.t, observe.is_some())?;
+    if step.t <= FEW && step.m.constants.hc_fused_threads != 0 {
+        hc_fused(step, hc, weight, before, forms, observe.is_some())?;
+    } else {
+        hc_mix(step, hc, before, None, step.t)?;
+        hc_gates(step, hc, weight, forms, None, step.t, observe.is_some())?;
+    }
     let Some(place) = observe else { return Ok(()) };
     let (s, n) = (&step.m.scratch, step.m.dims.n_hc);
     step.show(place, Stage::AttnHcIn, &[step.m.dims.n_embd], &s.bare)?;
     step.show_gates(place, n)
 }
 
+/// Pointers of `hc_fused` (`HcFusedArgs`).
+#[repr(C)]
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+pub(crate) struct HcArg {
+    streams: u64,
+    y: u64,
+    next: u64,
+    base: u64,
+    scale: u64,
+    weight: u64,
+    forms: u64,
+    gates: u64,
+    x: u64,
+    bare: u64,
+    q8: u64,
+    d8: u64,
+    qk: u64,
+    dk: u64,
+    sums: u64,
+}
+
+/// [`hc_mix`] and [`hc_gates`] of every token in one launch.
+fn hc_fused(
+    step: &mut Step<'_>,
+    hc: &Hyper,
+    weight: &Buf,
+    before: Before,
+    forms: usize,
+    observe: bool,
+) -> Result<()> {
+    let (s, c) = (&step.m.scratch, step.m.constants);
+    let spread = matches!(before, Before::Sublayer);
+    let arg = HcArg {
+        streams: s.streams[step.side].at(),
+        y: if spread { s.y.at() } else { 0 },
+        next: s.streams[1 - step.side].at(),
+        base: hc.base.at(),
+        scale: hc.scale.at(),
+        weight: weight.at(),
+        forms: forms as u64,
+        gates: s.gates.at(),
+        x: s.x.f.at(),
+        bare: if observe && step.observed() { s.bare.at() } else { 0 },
+        q8: s.x.q.at(),
+        d8: s.x.d.at(),
+        qk: s.xk.q.at(),
+        dk: s.xk.d.at(),
+        sums: s.xk.sums.at(),
+    };
+    let kernel = if hc.mix.form == Form::F16 { "hc_fused" } else { "hc_fused_f32" };
+    let mut args = Args::new().raw(hc.mix.arg().as_bytes(), 8).raw(arg.as_bytes(), 8);
+    step.launch(kernel, Geometry::new(HC_CLUSTER * step.t, 1, c.hc_fused_threads), &mut args)?;
+    if spread {
+        step.side = 1 - step.side;
+    }
+    Ok(())
+}
+
 /// Spreads the last sublayer's output and computes the parts of the mix; with `rows`, of `n` chosen
 /// tokens only.
-pub(crate) fn hc_mix(step: &mut Step<'_>, hc: &Hyper, before: Before, rows: Option<u64>, n: usize) -> Result<()> {
+pub(crate) fn hc_mix(
+    step: &mut Step<'_>,
+    hc: &Hyper,
+    before: Before,
+    rows: Option<u64>,
+    n: usize,
+) -> Result<()> {
     let (s, c) = (&step.m.scratch, step.m.constants);
     let (now, next) = (&s.streams[step.side], &s.streams[1 - step.side]);
     let (y, to) = match before {
@@ -70,7 +146,8 @@ pub(crate) fn hc_mix(step: &mut Step<'_>, hc: &Hyper, before: Before, rows: Opti
     };
     let mut args = Args::new().raw(hc.mix.arg().as_bytes(), 8).ptr(now.at()).ptr(y);
     args = args.ptr(s.gates.at()).ptr(to).ptr(s.part.at()).ptr(rows.unwrap_or(0)).int(n);
-    let groups = if n <= FEW { n } else { 16 };
+    let held = HC_MIX_HELD * step.m.device.info.sms as usize / c.hc_slices;
+    let groups = if n <= FEW { n } else { held.clamp(1, n) };
     step.launch("hc_mix", Geometry::new(c.hc_slices, groups, HC_BLOCK), &mut args)?;
     if y != 0 {
         step.side = 1 - step.side;
@@ -93,10 +170,12 @@ pub(crate) fn hc_gates(
     let bare = if observe && step.observed() { s.bare.at() } else { 0 };
     let mut args = Args::new().ptr(s.part.at()).ptr(hc.base.at()).ptr(hc.scale.at());
     args = args.ptr(s.streams[step.side].at()).ptr(rows.unwrap_or(0));
-    args = args.int(usize::from(rows.is_some())).ptr(weight.at()).int(forms).ptr(s.gates.at());
+    // A head has no gates that outlive the kernel.
+    let gate_blocks = if rows.is_some() { 0 } else { n.div_ceil(c.hc_threads as usize / 32) };
+    args = args.int(n).int(gate_blocks).ptr(weight.at()).int(forms).ptr(s.gates.at());
     args = args.ptr(s.x.f.at()).ptr(bare).ptr(s.x.q.at()).ptr(s.x.d.at());
     args = args.ptr(s.xk.q.at()).ptr(s.xk.d.at()).ptr(s.xk.sums.at());
-    step.launch("hc_pre", Geometry::new(n, 1, c.hc_threads), &mut args)
+    step.launch("hc_pre", Geometry::new(gate_blocks + n, 1, c.hc_threads), &mut args)
 }
 
 /// Spreads the last FFN's output over the streams: they are complete afterwards.
@@ -111,7 +190,9 @@ pub(crate) fn hc_post(step: &mut Step<'_>) -> Result<()> {
 
 /// `y −= scale·v·(v·y)` where the model is steered.
 fn steer(step: &Step<'_>, place: Place, attn: bool) -> Result<()> {
-    let (Some((directions, a, f)), Place::Layer(il)) = (&step.m.steering, place) else { return Ok(()) };
+    let (Some((directions, a, f)), Place::Layer(il)) = (&step.m.steering, place) else {
+        return Ok(());
+    };
     let scale = if attn { *a } else { *f };
     if scale == 0.0 {
         return Ok(());
@@ -125,8 +206,7 @@ fn attention(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
     let indexed = b.ratio == INDEXED_RATIO && (step.indexed || step.observed());
     project(step, b, indexed)?;
     let rows = rows_arg(step, b);
-    rows_kernel(step, &rows, b)?;
-    query(step, b, indexed)?;
+    query(step, b, &rows, indexed)?;
     step.show_rows(b, place)?;
     if indexed {
         choose(step, b, place)?;
@@ -199,13 +279,18 @@ pub(crate) fn rows_kernel(step: &Step<'_>, rows: &RowsArg, b: &Block) -> Result<
     step.launch("rows", Geometry::new(step.t, roles, 256), &mut args)
 }
 
-/// Products with the query's low-rank form.
-fn query(step: &Step<'_>, b: &Block, indexed: bool) -> Result<()> {
+/// Norm and storage of everything that was projected, and products with the query's low-rank form.
+fn query(step: &Step<'_>, b: &Block, rows: &RowsArg, indexed: bool) -> Result<()> {
     let s = &step.m.scratch;
     let mut jobs = vec![Job::new(&b.q_b, s.q.at())];
     if let (Some(i), true) = (&b.indexer, indexed) {
         jobs.push(Job::new(&i.q_b, s.index_q.at()));
     }
+    if has_query(&step.m.dims, step.t) {
+        let roles = 1 + usize::from(b.comp.is_some()) + usize::from(b.indexer.is_some());
+        return launch::query(&step.m.device, rows, roles, step.t, &jobs);
+    }
+    rows_kernel(step, rows, b)?;
     products(&step.m.device, &step.m.constants, &s.qr, step.t, &jobs)
 }
 
@@ -214,8 +299,8 @@ fn choose(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
     let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
     let (turns, _) = m.turns_of(step.turns, b.ratio, step.t);
     let mut args = Args::new().ptr(s.index_q.at()).ptr(turns).ptr(s.index_q16.at());
-    let threads = u32::try_from(d.index_dim).expect("at most 128").next_multiple_of(32);
-    step.launch("index_query", Geometry::new(step.t, d.n_index_head, threads), &mut args)?;
+    let groups = d.n_index_head.div_ceil(QUERY_HEADS);
+    step.launch("index_query", Geometry::new(step.t, groups, 256), &mut args)?;
     let tile = step.score_rows;
     let observed = step.observed();
     let blocks = if step.t <= FEW {
@@ -235,41 +320,61 @@ fn choose(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
         let groups = if n <= FEW { n } else { n.div_ceil(8) };
         step.launch("index_scores", Geometry::new(blocks.max(1), groups, 128), &mut args)?;
         let chosen = s.chosen.at() + (4 * t0 * d.index_top_k) as u64;
-        let mut args = Args::new().ptr(step.scores.at()).long(step.score_stride).ptr(toks).ptr(chosen);
+        let mut args =
+            Args::new().ptr(step.scores.at()).long(step.score_stride).ptr(toks).ptr(chosen);
         step.launch("index_topk", Geometry::new(n, 1, m.constants.topk_threads), &mut args)?;
         step.show_scores(place, t0, n)?;
     }
     Ok(())
 }
 
-/// Attention of every head of every token.
+/// Attention of every head of every token, in the forms that `output` reads.
 fn attend(step: &Step<'_>, b: &Block, indexed: bool) -> Result<()> {
     let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
     let (turns, _) = m.turns_of(step.turns, b.ratio, step.t);
-    let splits = if step.t <= FEW { (SPLITS_MAX / step.t).max(1) } else { 1 };
+    let few = step.t <= FEW;
+    let splits = if few { splits(step.t, b.ratio, step.indexed) } else { 1 };
     let chosen = if indexed { s.chosen.at() } else { 0 };
+    // Blocks of the int8 form must not cross heads.
+    let fused = d.head_dim.is_multiple_of(32);
+    let f = if fused && b.out_a.form == Form::Q8_0 { 0 } else { s.heads.f.at() };
+    let (q8, d8) = if fused { (s.heads.q.at(), s.heads.d.at()) } else { (0, 0) };
     let mut args = Args::new().ptr(s.q.at()).ptr(turns).ptr(b.sinks.at()).ptr(step.toks.at());
     args = args.ptr(m.table.at()).int(m.places).int(step.place).ptr(s.raw.at()).ptr(chosen);
-    args = args.int(b.ratio).int(splits).ptr(s.split_o.at()).ptr(s.split_ml.at()).ptr(s.heads.f.at());
-    let few = step.t <= FEW;
-    let (kernel, c) = if few { ("attn_few", m.constants.attn_few) } else { ("attn", m.constants.attn) };
+    args = args.int(b.ratio).int(splits).ptr(s.split_o.at()).ptr(s.split_ml.at());
+    args = args.ptr(f).ptr(q8).ptr(d8);
+    let (kernel, c) =
+        if few { ("attn_few", m.constants.attn_few) } else { ("attn", m.constants.attn) };
     let geometry = Geometry::new(step.t, splits, c.threads);
     let geometry = geometry.deep(d.n_head.div_ceil(c.heads)).shared(c.shared);
     step.launch(kernel, geometry, &mut args)?;
-    if splits > 1 {
+    if few {
         let mut args = Args::new().ptr(s.split_o.at()).ptr(s.split_ml.at()).ptr(b.sinks.at());
-        args = args.ptr(turns).int(splits).ptr(s.heads.f.at());
-        step.launch("attn_combine", Geometry::new(step.t, d.n_head, m.constants.combine_threads), &mut args)?;
+        args = args.ptr(turns).int(splits).ptr(f).ptr(q8).ptr(d8);
+        let geometry = Geometry::new(step.t, d.n_head, m.constants.combine_threads);
+        step.launch("attn_combine", geometry, &mut args)?;
     }
-    Ok(())
+    if fused { Ok(()) } else { quantise(&m.device, &s.heads, step.t) }
+}
+
+/// Parts of the rows of each of `t` tokens, few: as many as are fastest for the rows that a layer
+/// shows, by measurements; more blocks than a GPU holds at once never pay.
+fn splits(t: usize, ratio: usize, is_long: bool) -> usize {
+    let is_wide = ratio == INDEXED_RATIO || (ratio != 0 && is_long);
+    (64 / t).clamp(2, if is_wide { 20 } else { 8 }).min(SPLITS_MAX)
 }
 
 /// `y = Wo_b · concat(A_g · o_g)` (§2.6 step 9).
 fn output(step: &Step<'_>, b: &Block) -> Result<()> {
     let (m, s) = (step.m, &step.m.scratch);
-    quantise(&m.device, &s.heads, step.t)?;
     let groups = m.dims.n_out_group;
-    products(&m.device, &m.constants, &s.heads, step.t, &[Job::new(&b.out_a, s.low.f.at()).groups(groups)])?;
-    quantise(&m.device, &s.low, step.t)?;
+    let job = Job::new(&b.out_a, s.low.f.at()).groups(groups);
+    if b.out_b.form == Form::Q8_0 && quantises(&b.out_a, step.t, groups) {
+        let job = job.kind(Kind::Quantised(&s.low));
+        products(&m.device, &m.constants, &s.heads, step.t, &[job])?;
+    } else {
+        products(&m.device, &m.constants, &s.heads, step.t, &[job])?;
+        quantise(&m.device, &s.low, step.t)?;
+    }
     products(&m.device, &m.constants, &s.low, step.t, &[Job::new(&b.out_b, s.y.at())])
 }

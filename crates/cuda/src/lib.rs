@@ -25,6 +25,7 @@ mod driver;
 mod emulator;
 mod experts;
 mod frontier;
+mod hybrid;
 mod image;
 mod launch;
 mod layer;
@@ -32,6 +33,7 @@ mod matrix;
 mod model;
 mod mtp;
 mod open;
+mod placement;
 mod runner;
 mod scratch;
 mod seq;
@@ -42,12 +44,13 @@ mod weights;
 
 /// Compiled kernels as files.
 pub mod images {
-    pub use crate::image::{archive_name, pack};
+    pub use crate::image::{archive_name, pack, sources_key};
 }
 
-pub use device::DeviceInfo;
+pub use device::{DeviceInfo, Timed};
 #[cfg(feature = "emulator")]
 pub use open::open_emulated;
 pub use open::{find, model_bytes, open};
+pub use placement::Plan;
 pub use runner::{CHUNK_MAX, CudaOptions, CudaRunner};
 pub use shape::Defines;

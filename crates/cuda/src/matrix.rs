@@ -110,11 +110,20 @@ pub(crate) fn device_bytes(w: &Matrix, is_expert: bool) -> u64 {
 }
 
 impl DeviceMatrix {
-    /// Uploads a matrix.
-    pub(crate) fn new(up: &mut Uploader, w: &Matrix, is_expert: bool) -> Result<Self> {
-        let form = Form::of(w.ty, is_expert);
+    /// Uploads a dense matrix.
+    pub(crate) fn new(up: &mut Uploader, w: &Matrix) -> Result<Self> {
+        Self::part(up, w, Form::of(w.ty, false), w.stack)
+    }
+
+    /// Uploads the first `n` matrices of a stack of experts.
+    pub(crate) fn experts(up: &mut Uploader, w: &Matrix, n: usize) -> Result<Self> {
+        Self::part(up, w, Form::of(w.ty, true), n)
+    }
+
+    fn part(up: &mut Uploader, w: &Matrix, form: Form, n: usize) -> Result<Self> {
         let device = Arc::clone(up.device());
-        let rows = w.stack * w.rows;
+        let rows = n * w.rows;
+        let bytes = &w.bytes()[..rows * w.row_bytes()];
         let p = form.planes(rows, w.cols);
         let plane = |bytes: usize| (bytes > 0).then(|| device.alloc(bytes)).transpose();
         let m = Self {
@@ -126,10 +135,13 @@ impl DeviceMatrix {
             d: plane(p.d)?,
         };
         match form.repack() {
-            Some(kernel) => m.upload_blocks(up, w, rows, kernel)?,
-            None if matches!(w.ty, TensorType::F16 | TensorType::F32) => up.copy(m.q.at(), w.bytes())?,
+            Some(kernel) => m.upload_blocks(up, bytes, w.row_bytes(), kernel)?,
+            None if matches!(w.ty, TensorType::F16 | TensorType::F32) => {
+                up.copy(m.q.at(), bytes)?
+            }
             None => {
-                let values = w.to_f32();
+                let mut values = vec![0.0; rows * w.cols];
+                ds4_gguf::dequantize_row(w.ty, bytes, &mut values);
                 up.copy(m.q.at(), values.as_bytes())?;
             }
         }
@@ -137,13 +149,19 @@ impl DeviceMatrix {
     }
 
     /// Uploads raw blocks in pieces of whole units of 8 rows, each laid out on the device.
-    fn upload_blocks(&self, up: &mut Uploader, w: &Matrix, rows: usize, kernel: &'static str) -> Result<()> {
-        let row_bytes = w.row_bytes();
-        let per = (up.piece_bytes() / row_bytes / 8 * 8).max(8).min(rows.next_multiple_of(8));
+    fn upload_blocks(
+        &self,
+        up: &mut Uploader,
+        bytes: &[u8],
+        row_bytes: usize,
+        kernel: &'static str,
+    ) -> Result<()> {
+        let per = (up.piece_bytes() / row_bytes / 8 * 8).max(8);
         let mut first = 0;
-        for piece in w.bytes().chunks(per * row_bytes) {
+        for piece in bytes.chunks(per * row_bytes) {
             let n = piece.len() / row_bytes;
-            let (q, s, d, cols) = (self.q.at(), at(self.s.as_ref()), at(self.d.as_ref()), self.cols);
+            let (q, s, d, cols) =
+                (self.q.at(), at(self.s.as_ref()), at(self.d.as_ref()), self.cols);
             up.piece(piece, |device: &Device, raw: u64| {
                 let mut args = Args::new().ptr(raw).ptr(q).ptr(s).ptr(d);
                 args = args.long(first).long(n).int(cols);
@@ -154,6 +172,12 @@ impl DeviceMatrix {
             first += n;
         }
         Ok(())
+    }
+
+    /// Bytes of one matrix of the stack.
+    pub(crate) fn one_bytes(&self) -> u64 {
+        let p = self.form.planes(self.rows, self.cols);
+        (p.q + p.s + p.d) as u64
     }
 
     /// As an argument of a kernel.
@@ -168,12 +192,6 @@ impl DeviceMatrix {
             cols: int(self.cols),
             pad: 0,
         }
-    }
-
-    /// Bytes it takes.
-    pub(crate) fn bytes(&self) -> usize {
-        let len = |b: &Option<Buf>| b.as_ref().map_or(0, Buf::len);
-        self.q.len() + len(&self.s) + len(&self.d)
     }
 }
 

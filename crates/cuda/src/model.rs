@@ -8,8 +8,10 @@ use zerocopy::IntoBytes;
 use crate::args::Args;
 use crate::constants::Constants;
 use crate::device::{Buf, Device, Geometry};
+use crate::hybrid::Hybrid;
 use crate::launch::RopesArg;
-use crate::scratch::Scratch;
+use crate::runner::CudaOptions;
+use crate::scratch::{FEW, Scratch};
 use crate::seq::{LayerAddresses, Seq};
 use crate::upload::Uploader;
 use crate::weights::DeviceWeights;
@@ -22,7 +24,8 @@ pub(crate) struct Model {
     pub device: Arc<Device>,
     pub dims: Dims,
     pub weights: DeviceWeights,
-    pub numerics: Numerics,
+    /// Experts that lie outside the device; none when all are there.
+    pub hybrid: Option<Hybrid>,
     pub constants: Constants,
     pub scratch: Scratch,
     /// Addresses of every sequence: `[SEQS_MAX][places]`.
@@ -41,15 +44,16 @@ impl Model {
     /// Uploads a model; `device` has the kernels of its shape.
     pub(crate) fn new(
         device: &Arc<Device>,
-        file: &ModelFile,
-        numerics: Numerics,
-        chunk: usize,
+        file: &Arc<ModelFile>,
+        options: &CudaOptions,
+        n_expert: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         let dims = file.dims.clone();
         let constants = Constants::read(device, &dims)?;
         let mut up = Uploader::new(device)?;
-        let weights = DeviceWeights::new(&mut up, file, progress)?;
+        let (numerics, chunk) = (options.numerics, options.chunk_max.max(FEW));
+        let weights = DeviceWeights::new(&mut up, file, n_expert, progress)?;
         let mut ratios: Vec<usize> = dims.ratios.iter().copied().filter(|r| *r > 0).collect();
         ratios.sort_unstable();
         ratios.dedup();
@@ -64,6 +68,9 @@ impl Model {
                 Some((all, s.attn, s.ffn))
             }
         };
+        let hybrid = (n_expert < dims.n_expert)
+            .then(|| Hybrid::new(device, file, numerics, options.threads, n_expert, chunk))
+            .transpose()?;
         let kinds = 2 + ratios.len();
         let scratch = Scratch::new(device, &dims, &constants, chunk, kinds, with_mtp)?;
         let table = device.alloc(SEQS_MAX * places * size_of::<LayerAddresses>())?;
@@ -72,7 +79,7 @@ impl Model {
             device: Arc::clone(device),
             dims,
             weights,
-            numerics,
+            hybrid,
             constants,
             scratch,
             table,
@@ -82,6 +89,24 @@ impl Model {
             ratios,
             _freqs: freqs,
         })
+    }
+
+    /// Bytes per second of the fastest of some reads of memory that no cache holds.
+    pub(crate) fn read_bandwidth(&self, turns: usize) -> Result<f64> {
+        /// More than any second-level cache.
+        const BYTES: usize = 2 << 30;
+        let free = usize::try_from(self.device.free_bytes()? / 2).unwrap_or(usize::MAX);
+        let buf = self.device.alloc(BYTES.min(free))?;
+        let n = BYTES.min(free) / 16;
+        let blocks = 8 * self.device.info.sms as usize;
+        let times = self.device.timed(|| {
+            (0..turns).try_for_each(|_| {
+                let mut args = Args::new().ptr(buf.at()).long(n).ptr(self.scratch.picks.at());
+                self.device.launch("read_all", Geometry::new(blocks, 1, 512), &mut args)
+            })
+        })?;
+        let best = times.iter().map(|t| t.ms).fold(f32::INFINITY, f32::min);
+        Ok(16.0 * n as f64 / (f64::from(best) / 1e3))
     }
 
     /// Tells the kernels where a sequence lies.
@@ -94,7 +119,8 @@ impl Model {
     /// Computes the rotations of `t` tokens.
     pub(crate) fn rotations(&self, toks: &Buf, t: usize, turns: &Buf) -> Result<()> {
         let kinds = 2 + self.ratios.len();
-        let mut args = Args::new().raw(self.ropes.as_bytes(), 8).ptr(toks.at()).int(t).ptr(turns.at());
+        let mut args =
+            Args::new().raw(self.ropes.as_bytes(), 8).ptr(toks.at()).int(t).ptr(turns.at());
         let threads = u32::try_from(self.dims.rope_dim / 2).expect("small").next_multiple_of(32);
         self.device.launch("rope_turns", Geometry::new(t, kinds, threads), &mut args)
     }
@@ -109,10 +135,16 @@ impl Model {
 }
 
 /// Frequencies on the device.
-fn ropes(up: &mut Uploader, dims: &Dims, numerics: Numerics, ratios: &[usize]) -> Result<(RopesArg, Vec<Buf>)> {
+fn ropes(
+    up: &mut Uploader,
+    dims: &Dims,
+    numerics: Numerics,
+    ratios: &[usize],
+) -> Result<(RopesArg, Vec<Buf>)> {
     let mut list = [0; 4];
     if ratios.len() > list.len() {
-        let what = format!("{} different compression ratios; the CUDA backend knows 4", ratios.len());
+        let what =
+            format!("{} different compression ratios; the CUDA backend knows 4", ratios.len());
         return Err(Error::Unsupported(what));
     }
     for (to, ratio) in list.iter_mut().zip(ratios) {

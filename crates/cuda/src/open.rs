@@ -6,12 +6,10 @@ use ds4_model::{Error, ModelFile, Result};
 
 use crate::device::{Device, DeviceInfo};
 use crate::driver::Driver;
+use crate::image;
+use crate::placement::Plan;
 use crate::runner::{CudaOptions, CudaRunner};
 use crate::shape::Defines;
-use crate::{image, scratch, weights};
-
-/// Memory that is left to the driver and to fragmentation.
-const RESERVE: u64 = 1 << 30;
 
 /// The first GPU, if there is a driver and a device.
 ///
@@ -37,38 +35,25 @@ pub fn open(
             "no NVIDIA driver or no GPU was found; use --backend cpu".to_owned(),
         ));
     };
-    check_memory(file, options, driver.free_bytes()?)?;
+    let plan = Plan::new(file, options, driver.free_bytes()?)?;
     driver.load(&image::find(&defines, &driver.info)?)?;
     let device = Arc::new(Device::gpu(driver));
-    CudaRunner::on(&device, file, options, progress)
+    CudaRunner::on(&device, file, options, plan.n_expert, progress)
 }
 
-/// Opens a model on the emulator, which builds the kernels with the system's C++ compiler.
+/// Opens a model on the emulator, which builds the kernels with the system's C++ compiler. Its memory
+/// has no limit: `vram_bytes` is the number of experts of a layer that are to lie on it.
 #[cfg(feature = "emulator")]
 pub fn open_emulated(file: &Arc<ModelFile>, options: &CudaOptions) -> Result<CudaRunner> {
     let defines = Defines::new(&file.dims, options.numerics)?;
     let emulator = crate::emulator::Emulator::new(&defines)?;
     let device = Arc::new(Device::emulated(emulator));
-    CudaRunner::on(&device, file, options, &mut |_| {})
+    let n =
+        options.vram_bytes.map_or(file.dims.n_expert, |b| usize::try_from(b).unwrap_or(usize::MAX));
+    CudaRunner::on(&device, file, options, n.min(file.dims.n_expert), &mut |_| {})
 }
 
-/// Bytes of device memory that a model takes before its first sequence.
+/// Bytes of device memory that a whole model takes before its first sequence.
 pub fn model_bytes(file: &ModelFile, options: &CudaOptions) -> u64 {
-    weights::weight_bytes(file) + scratch::step_bytes(&file.dims, options.chunk_max) + RESERVE
-}
-
-/// Refuses a model that does not fit, and says what would.
-fn check_memory(file: &ModelFile, options: &CudaOptions, free: u64) -> Result<()> {
-    let needed = model_bytes(file, options);
-    if needed <= free {
-        return Ok(());
-    }
-    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
-    Err(Error::Memory(format!(
-        "the model takes {} of the GPU's memory ({} of weights), but {} are free; use a GPU with \
-         more memory, a file of fewer bits, or --backend cpu",
-        gib(needed),
-        gib(weights::weight_bytes(file)),
-        gib(free)
-    )))
+    Plan::new(file, options, u64::MAX).map_or(u64::MAX, |plan| plan.bytes())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ds4_cpu::state;
 use ds4_gguf::Gguf;
@@ -11,9 +11,9 @@ use ds4_model::{
     Dims, Error, Fingerprint, Mark, ModelFile, Numerics, Place, Probe, Result, Runner, SeqId, Span,
     Stage, TokenId,
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::device::{Device, DeviceInfo, Graph};
+use crate::device::{Device, DeviceInfo, Graph, Pinned, Timed};
 use crate::model::{Model, SEQS_MAX};
 use crate::scratch::{FEW, LOGIT_ROWS, pairs_max};
 use crate::seq::{Layout, Seq, Tok, raw_slots};
@@ -25,6 +25,8 @@ use crate::{frontier, mtp};
 pub const CHUNK_MAX: usize = 2048;
 /// Longest part whose rows may be written into the rings at once: their margin.
 const STORE_MAX: usize = ds4_model::memory::ROLLBACK_MAX;
+/// Rows of logits that land on the host together.
+const LANDING_ROWS: usize = FEW;
 /// Bytes of index scores that a step keeps at a time.
 const SCORE_BYTES: usize = 256 << 20;
 
@@ -35,11 +37,18 @@ pub struct CudaOptions {
     pub numerics: Numerics,
     /// Tokens of a step; at least 1.
     pub chunk_max: usize,
+    /// Bytes of device memory that may be used; `None` for all that are free.
+    pub vram_bytes: Option<u64>,
+    /// Bytes that sequences are going to take: experts leave them free.
+    pub seq_bytes: u64,
+    /// Threads for experts that do not fit on the device; 0 takes the machine's physical cores.
+    pub threads: usize,
 }
 
 impl Default for CudaOptions {
     fn default() -> Self {
-        Self { numerics: Numerics::PROFILE_G, chunk_max: CHUNK_MAX }
+        let numerics = Numerics::PROFILE_G;
+        Self { numerics, chunk_max: CHUNK_MAX, vram_bytes: None, seq_bytes: 0, threads: 0 }
     }
 }
 
@@ -64,6 +73,10 @@ pub struct CudaRunner {
     identity: state::Identity,
     probe: Option<Box<dyn Probe>>,
     scores: Scores,
+    /// Logits on their way from the device.
+    landing: Mutex<Pinned>,
+    /// What the device's list of wanted rows holds.
+    wanted: Vec<i32>,
     graphs: HashMap<Shape, Graph>,
     /// Launches are timed one by one: nothing is replayed.
     is_timed: bool,
@@ -90,7 +103,15 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn push(&mut self, index: usize, seq: &Seq, pos0: u32, ids: &[TokenId], n_logits: usize, from: u32) {
+    fn push(
+        &mut self,
+        index: usize,
+        seq: &Seq,
+        pos0: u32,
+        ids: &[TokenId],
+        n_logits: usize,
+        from: u32,
+    ) {
         let int = |n: usize| i32::try_from(n).expect("counts of a step fit");
         let (start, n) = (self.toks.len(), ids.len());
         self.parts.push(Part { seq: index, pos0, start, n, n_logits });
@@ -115,10 +136,11 @@ impl CudaRunner {
         device: &Arc<Device>,
         file: &Arc<ModelFile>,
         options: &CudaOptions,
+        n_expert: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         let chunk_max = options.chunk_max.max(1);
-        let model = Model::new(device, file, options.numerics, chunk_max.max(FEW), progress)?;
+        let model = Model::new(device, file, options, n_expert, progress)?;
         let print = |gguf: &Arc<Gguf>| Fingerprint::of(gguf).0;
         let in_main = || if file.has_mtp() { file.fingerprint.0 } else { [0; 32] };
         let identity = state::Identity {
@@ -128,6 +150,7 @@ impl CudaRunner {
             any_model: false,
         };
         let scores = Scores { buf: device.alloc(16)?, rows: 0, stride: 0 };
+        let landing = Mutex::new(device.pinned(4 * LANDING_ROWS * file.dims.n_vocab)?);
         Ok(Self {
             model,
             file: Arc::clone(file),
@@ -138,6 +161,8 @@ impl CudaRunner {
             identity,
             probe: None,
             scores,
+            landing,
+            wanted: Vec::new(),
             graphs: HashMap::new(),
             is_timed: false,
             broken: None,
@@ -147,6 +172,11 @@ impl CudaRunner {
     /// The device it runs on.
     pub fn device(&self) -> &DeviceInfo {
         &self.model.device.info
+    }
+
+    /// Experts of every layer that lie on the device.
+    pub fn device_experts(&self) -> usize {
+        self.model.hybrid.as_ref().map_or(self.model.dims.n_expert, |h| h.n_device)
     }
 
     /// Bytes of device memory not in use.
@@ -216,9 +246,9 @@ impl CudaRunner {
             return Err(Error::Unsupported(what));
         }
         let taken: Vec<usize> = self.seqs.iter().map(|s| s.row).collect();
-        let row = (0..SEQS_MAX).find(|row| !taken.contains(row)).ok_or_else(|| {
-            Error::Unsupported(format!("more than {SEQS_MAX} sequences at once"))
-        })?;
+        let row = (0..SEQS_MAX)
+            .find(|row| !taken.contains(row))
+            .ok_or_else(|| Error::Unsupported(format!("more than {SEQS_MAX} sequences at once")))?;
         let with_mtp = self.model.weights.mtp.is_some();
         self.fit_scores(cap)?;
         let seq = Seq::new(&self.model.device, &self.model.dims, cap, with_mtp, row)?;
@@ -263,7 +293,8 @@ impl CudaRunner {
         for part in &tokens.parts {
             let seq = &self.seqs[part.seq];
             let end = part.end() - 1;
-            let first = part.pos0.saturating_sub(1).max(end.saturating_sub(slots)).max(seq.hidden_from);
+            let first =
+                part.pos0.saturating_sub(1).max(end.saturating_sub(slots)).max(seq.hidden_from);
             if first >= end {
                 continue;
             }
@@ -286,19 +317,24 @@ impl CudaRunner {
         let (pairs, from) = self.pairs(tokens);
         let (m, s) = (&self.model, &self.model.scratch);
         m.device.write(s.toks.at(), tokens.toks.as_bytes())?;
-        if !tokens.wanted.is_empty() {
+        // Steps of single tokens want the same rows again and again.
+        if !tokens.wanted.is_empty() && self.wanted != tokens.wanted {
             m.device.write(s.wanted.at(), tokens.wanted.as_bytes())?;
+            self.wanted.clone_from(&tokens.wanted);
         }
         if !from.is_empty() {
             m.device.write(s.pairs.at(), pairs.toks.as_bytes())?;
             m.device.write(s.from.at(), from.as_bytes())?;
         }
         let t = tokens.toks.len();
-        let indexed = tokens.parts.iter().any(|p| {
-            Dims::n_comp(ds4_model::INDEXED_RATIO, p.end() - 1) > m.dims.index_top_k
-        });
-        if t <= FEW && from.len() <= FEW && self.probe.is_none() && !self.is_timed {
-            let shape = Shape { tokens: t, wanted: tokens.wanted.len(), pairs: from.len(), indexed };
+        let indexed = tokens
+            .parts
+            .iter()
+            .any(|p| Dims::n_comp(ds4_model::INDEXED_RATIO, p.end() - 1) > m.dims.index_top_k);
+        let is_whole = self.model.hybrid.is_none() && self.probe.is_none() && !self.is_timed;
+        if t <= FEW && from.len() <= FEW && is_whole {
+            let shape =
+                Shape { tokens: t, wanted: tokens.wanted.len(), pairs: from.len(), indexed };
             self.replay(shape, tokens, &pairs, logits)
         } else {
             self.launch(tokens, &pairs, indexed, logits)
@@ -306,7 +342,13 @@ impl CudaRunner {
     }
 
     /// A step of few tokens: recorded once per shape, then replayed.
-    fn replay(&mut self, shape: Shape, tokens: &Tokens, pairs: &Tokens, logits: &mut Vec<f32>) -> Result<()> {
+    fn replay(
+        &mut self,
+        shape: Shape,
+        tokens: &Tokens,
+        pairs: &Tokens,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         let n = shape.wanted;
         if !self.graphs.contains_key(&shape) {
             let device = Arc::clone(&self.model.device);
@@ -335,7 +377,13 @@ impl CudaRunner {
     }
 
     /// A step of many tokens, or an observed one.
-    fn launch(&mut self, tokens: &Tokens, pairs: &Tokens, indexed: bool, logits: &mut Vec<f32>) -> Result<()> {
+    fn launch(
+        &mut self,
+        tokens: &Tokens,
+        pairs: &Tokens,
+        indexed: bool,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         let mut probe = self.probe.take();
         let result = self.launch_observed(tokens, pairs, indexed, probe.as_deref_mut(), logits);
         self.probe = probe;
@@ -372,8 +420,20 @@ impl CudaRunner {
             let pos0 = part.end() - u32::try_from(part.n_logits).expect("few");
             let (n, v) = (part.n_logits * dims.n_embd, part.n_logits * dims.n_vocab);
             let shape = |width: usize| [part.n_logits, width];
-            probe.record(Place::Head, Stage::FinalNorm, pos0, &shape(dims.n_embd), &norms[at.0..at.0 + n]);
-            probe.record(Place::Head, Stage::Logits, pos0, &shape(dims.n_vocab), &logits[at.1..at.1 + v]);
+            probe.record(
+                Place::Head,
+                Stage::FinalNorm,
+                pos0,
+                &shape(dims.n_embd),
+                &norms[at.0..at.0 + n],
+            );
+            probe.record(
+                Place::Head,
+                Stage::Logits,
+                pos0,
+                &shape(dims.n_vocab),
+                &logits[at.1..at.1 + v],
+            );
             at = (at.0 + n, at.1 + v);
         }
         Ok(())
@@ -416,12 +476,19 @@ impl CudaRunner {
 
     /// Appends `n` rows of computed logits.
     fn take_logits(&self, n: usize, logits: &mut Vec<f32>) -> Result<()> {
-        let from = logits.len();
-        logits.resize(from + n * self.model.dims.n_vocab, 0.0);
+        let (m, width) = (&self.model, self.model.dims.n_vocab);
         if n == 0 {
-            return self.model.device.sync();
+            return m.device.sync();
         }
-        self.model.device.read(self.model.scratch.logits.at(), logits[from..].as_mut_bytes())
+        let mut landing = self.landing.lock().unwrap_or_else(PoisonError::into_inner);
+        for first in (0..n).step_by(LANDING_ROWS) {
+            let bytes = 4 * LANDING_ROWS.min(n - first) * width;
+            let at = m.scratch.logits.at() + (4 * first * width) as u64;
+            m.device.read_pinned(at, &mut landing, bytes)?;
+            let rows = <[f32]>::ref_from_bytes(&landing.bytes()[..bytes]);
+            logits.extend_from_slice(rows.expect("locked memory is aligned to pages"));
+        }
+        Ok(())
     }
 
     fn forward_checked(&mut self, spans: &[Span<'_>], logits: &mut Vec<f32>) -> Result<()> {
@@ -478,20 +545,28 @@ impl CudaRunner {
     /// The id with the largest logit of the first row, the lower one on ties.
     fn pick(&self) -> Result<TokenId> {
         let (m, s) = (&self.model, &self.model.scratch);
-        let mut args = crate::args::Args::new().ptr(s.logits.at()).int(m.dims.n_vocab).ptr(s.picks.at());
+        let mut args =
+            crate::args::Args::new().ptr(s.logits.at()).int(m.dims.n_vocab).ptr(s.picks.at());
         m.device.launch("argmax", crate::device::Geometry::new(1, 1, 1024), &mut args)?;
         let mut id = [0; 4];
         m.device.read(s.picks.at(), &mut id)?;
         Ok(TokenId(u32::from_le_bytes(id)))
     }
 
-    /// As [`Runner::forward`], with the milliseconds of every kernel in order. Kernels run one after
+    /// Bytes per second that the device reads when it does nothing else: the ceiling of decoding.
+    pub fn read_bandwidth(&mut self) -> Result<f64> {
+        const TURNS: usize = 5;
+        let result = self.model.read_bandwidth(TURNS);
+        self.watch(result)
+    }
+
+    /// As [`Runner::forward`], with the time of every launch in order. Kernels run one after
     /// the other, so their sum is more than the call takes otherwise.
     pub fn forward_timed(
         &mut self,
         spans: &[Span<'_>],
         logits: &mut Vec<f32>,
-    ) -> Result<Vec<(&'static str, f32)>> {
+    ) -> Result<Vec<Timed>> {
         self.check(spans)?;
         logits.clear();
         let device = Arc::clone(&self.model.device);
@@ -516,6 +591,7 @@ impl CudaRunner {
         }
         let cap = u32::try_from(next.len()).expect("a reference is short");
         let id = self.open_seq(cap.max(1))?;
+        self.wanted.clear();
         let mut probe = self.probe.take();
         let result = self.mtp_rows(hidden, next, width, id, &mut probe);
         self.probe = probe;
@@ -590,6 +666,7 @@ impl Runner for CudaRunner {
         self.check_device()?;
         let ix = self.index(seq)?;
         self.check_token(last)?;
+        self.wanted.clear();
         let result = self.draft_checked(ix, last, out);
         self.watch(result)
     }

@@ -78,6 +78,8 @@ pub(crate) struct Scratch {
     pub slot_of: Buf,
     pub tiles: Buf,
     pub n_tiles: Buf,
+    /// Blocks of the router's product that are done: zero between steps.
+    pub routed: Buf,
     pub split_o: Buf,
     pub split_ml: Buf,
     pub logits: Buf,
@@ -94,7 +96,14 @@ pub(crate) fn pairs_max(dims: &Dims, chunk: usize) -> usize {
 
 impl Scratch {
     /// Buffers for steps of `t` tokens.
-    pub(crate) fn new(device: &Arc<Device>, dims: &Dims, c: &Constants, t: usize, kinds: usize, with_mtp: bool) -> Result<Self> {
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        dims: &Dims,
+        c: &Constants,
+        t: usize,
+        kinds: usize,
+        with_mtp: bool,
+    ) -> Result<Self> {
         let alloc = |n: usize, size: usize| device.alloc(n * size);
         let acts = |n: usize, cols: usize| {
             Ok::<_, ds4_model::Error>(Acts {
@@ -158,6 +167,7 @@ impl Scratch {
             slot_of: alloc(slots, 4)?,
             tiles: alloc(tiles, 8)?,
             n_tiles: alloc(1, 4)?,
+            routed: alloc(1, 4)?,
             split_o: alloc(few * SPLITS_MAX * all_heads, 4)?,
             split_ml: alloc(few * SPLITS_MAX * dims.n_head * 2, 4)?,
             logits: alloc(LOGIT_ROWS.min(t.max(FEW)) * dims.n_vocab, 4)?,

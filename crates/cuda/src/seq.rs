@@ -146,7 +146,13 @@ pub(crate) struct Seq {
 
 impl Seq {
     /// An empty sequence.
-    pub(crate) fn new(device: &Arc<Device>, dims: &Dims, cap: u32, with_mtp: bool, row: usize) -> Result<Self> {
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        dims: &Dims,
+        cap: u32,
+        with_mtp: bool,
+        row: usize,
+    ) -> Result<Self> {
         let layout = Layout::new(dims, cap, with_mtp);
         let memory = device.alloc(layout.bytes)?;
         Ok(Self { len: 0, cap, floor: 0, row, pairs_from: 0, hidden_from: 0, layout, memory })
@@ -209,7 +215,13 @@ impl Seq {
     }
 
     /// Stores rows from `from` on; of more rows than a ring has slots only the last ones.
-    pub(crate) fn set_rows(&self, device: &Device, part: Part, from: u32, values: &[f32]) -> Result<()> {
+    pub(crate) fn set_rows(
+        &self,
+        device: &Device,
+        part: Part,
+        from: u32,
+        values: &[f32],
+    ) -> Result<()> {
         let n = values.len() / part.width.max(1);
         let skip = n.saturating_sub(part.rows);
         let values = &values[skip * part.width..];

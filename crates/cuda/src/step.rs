@@ -68,7 +68,12 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
-    pub(crate) fn launch(&self, kernel: &'static str, geometry: Geometry, args: &mut Args) -> Result<()> {
+    pub(crate) fn launch(
+        &self,
+        kernel: &'static str,
+        geometry: Geometry,
+        args: &mut Args,
+    ) -> Result<()> {
         self.m.device.launch(kernel, geometry, args)
     }
 
@@ -78,7 +83,13 @@ impl Step<'_> {
     }
 
     /// Shows the observer one row of `shape` f32 values per token, part by part.
-    pub(crate) fn show(&mut self, place: Place, stage: Stage, shape: &[usize], buf: &Buf) -> Result<()> {
+    pub(crate) fn show(
+        &mut self,
+        place: Place,
+        stage: Stage,
+        shape: &[usize],
+        buf: &Buf,
+    ) -> Result<()> {
         if !self.observed() {
             return Ok(());
         }
@@ -88,7 +99,13 @@ impl Step<'_> {
     }
 
     /// The same of integers.
-    pub(crate) fn show_ints(&mut self, place: Place, stage: Stage, shape: &[usize], buf: &Buf) -> Result<()> {
+    pub(crate) fn show_ints(
+        &mut self,
+        place: Place,
+        stage: Stage,
+        shape: &[usize],
+        buf: &Buf,
+    ) -> Result<()> {
         let values = floats(self.m, buf, self.t * shape.iter().product::<usize>())?;
         #[expect(clippy::cast_possible_wrap, reason = "the bits are those of an integer")]
         let values: Vec<f32> = values.iter().map(|v| v.to_bits() as i32 as f32).collect();
@@ -140,7 +157,9 @@ impl Step<'_> {
             for part in self.parts {
                 let seq = &self.seqs[part.seq];
                 let layer = &seq.layout.layers[self.place];
-                let Some(comp) = (if is_index { layer.index } else { layer.comp }) else { continue };
+                let Some(comp) = (if is_index { layer.index } else { layer.comp }) else {
+                    continue;
+                };
                 let ratio = u32::try_from(b.ratio).expect("small");
                 let (from, to) = (part.pos0 / ratio, part.end() / ratio);
                 let rows = seq.rows(&self.m.device, comp.rows, from, to)?;
@@ -162,7 +181,8 @@ impl Step<'_> {
         let scores = floats(m, self.scores, n * self.score_stride)?;
         let mut bytes = vec![0; 4 * n * top_k];
         m.device.read(m.scratch.chosen.at() + (4 * t0 * top_k) as u64, &mut bytes)?;
-        let chosen: Vec<i32> = bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
+        let chosen: Vec<i32> =
+            bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
         for part in self.parts {
             let (from, to) = (part.start.max(t0), (part.start + part.n).min(t0 + n));
             if from >= to {
@@ -177,7 +197,8 @@ impl Step<'_> {
                 let own = &scores[(t - t0) * self.score_stride..][..rows];
                 all[i * seen..][..rows].copy_from_slice(own);
                 for (k, pick) in picks[i * top_k..][..top_k].iter_mut().enumerate().take(rows) {
-                    *pick = if rows <= top_k { k as f32 } else { chosen[(t - t0) * top_k + k] as f32 };
+                    *pick =
+                        if rows <= top_k { k as f32 } else { chosen[(t - t0) * top_k + k] as f32 };
                 }
             }
             let Some(probe) = self.probe.as_deref_mut() else { return Ok(()) };

@@ -33,7 +33,9 @@ struct Slot {
 
 impl Uploader {
     pub(crate) fn new(device: &Arc<Device>) -> Result<Self> {
-        let slot = || Ok(Slot { host: device.pinned(PIECE)?, raw: device.alloc(PIECE + PAD)?, busy: None });
+        let slot = || {
+            Ok(Slot { host: device.pinned(PIECE)?, raw: device.alloc(PIECE + PAD)?, busy: None })
+        };
         let slots = (0..DEPTH).map(|_| slot()).collect::<Result<_>>()?;
         Ok(Self { device: Arc::clone(device), slots, next: 0 })
     }

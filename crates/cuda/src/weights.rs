@@ -97,7 +97,7 @@ pub(crate) struct DeviceWeights {
 
 fn hyper(up: &mut Uploader, w: &HyperWeights) -> Result<Hyper> {
     Ok(Hyper {
-        mix: DeviceMatrix::new(up, &w.mix, false)?,
+        mix: DeviceMatrix::new(up, &w.mix)?,
         base: up.floats(&w.base)?,
         scale: up.floats(&w.scale)?,
     })
@@ -105,8 +105,8 @@ fn hyper(up: &mut Uploader, w: &HyperWeights) -> Result<Hyper> {
 
 fn compressor(up: &mut Uploader, w: &CompressorWeights) -> Result<Compressor> {
     Ok(Compressor {
-        kv: DeviceMatrix::new(up, &w.kv, false)?,
-        gate: DeviceMatrix::new(up, &w.gate, false)?,
+        kv: DeviceMatrix::new(up, &w.kv)?,
+        gate: DeviceMatrix::new(up, &w.gate)?,
         ape: up.floats(&w.ape)?,
         norm: up.floats(&w.norm)?,
     })
@@ -114,68 +114,84 @@ fn compressor(up: &mut Uploader, w: &CompressorWeights) -> Result<Compressor> {
 
 fn indexer(up: &mut Uploader, w: &IndexerWeights) -> Result<Indexer> {
     Ok(Indexer {
-        q_b: DeviceMatrix::new(up, &w.q_b, false)?,
-        proj: DeviceMatrix::new(up, &w.proj, false)?,
+        q_b: DeviceMatrix::new(up, &w.q_b)?,
+        proj: DeviceMatrix::new(up, &w.proj)?,
         comp: compressor(up, &w.comp)?,
     })
 }
 
-fn ffn(up: &mut Uploader, w: &FfnWeights, are_experts: bool) -> Result<Ffn> {
+fn shared(up: &mut Uploader, w: &FfnWeights) -> Result<Ffn> {
     Ok(Ffn {
-        gate: DeviceMatrix::new(up, &w.gate, are_experts)?,
-        up: DeviceMatrix::new(up, &w.up, are_experts)?,
-        down: DeviceMatrix::new(up, &w.down, are_experts)?,
+        gate: DeviceMatrix::new(up, &w.gate)?,
+        up: DeviceMatrix::new(up, &w.up)?,
+        down: DeviceMatrix::new(up, &w.down)?,
     })
 }
 
-fn block(up: &mut Uploader, w: &BlockWeights, ratio: usize, clamps: (f32, f32)) -> Result<Block> {
+fn experts(up: &mut Uploader, w: &FfnWeights, n: usize) -> Result<Ffn> {
+    Ok(Ffn {
+        gate: DeviceMatrix::experts(up, &w.gate, n)?,
+        up: DeviceMatrix::experts(up, &w.up, n)?,
+        down: DeviceMatrix::experts(up, &w.down, n)?,
+    })
+}
+
+fn block(
+    up: &mut Uploader,
+    w: &BlockWeights,
+    ratio: usize,
+    clamps: (f32, f32),
+    n_expert: usize,
+) -> Result<Block> {
     Ok(Block {
         ratio,
         clamps,
         hc_attn: hyper(up, &w.hc_attn)?,
         hc_ffn: hyper(up, &w.hc_ffn)?,
         attn_norm: up.floats(&w.attn_norm)?,
-        q_a: DeviceMatrix::new(up, &w.q_a, false)?,
+        q_a: DeviceMatrix::new(up, &w.q_a)?,
         q_a_norm: up.floats(&w.q_a_norm)?,
-        q_b: DeviceMatrix::new(up, &w.q_b, false)?,
-        kv: DeviceMatrix::new(up, &w.kv, false)?,
+        q_b: DeviceMatrix::new(up, &w.q_b)?,
+        kv: DeviceMatrix::new(up, &w.kv)?,
         kv_norm: up.floats(&w.kv_norm)?,
         sinks: up.floats(&w.sinks)?,
-        out_a: DeviceMatrix::new(up, &w.out_a, false)?,
-        out_b: DeviceMatrix::new(up, &w.out_b, false)?,
+        out_a: DeviceMatrix::new(up, &w.out_a)?,
+        out_b: DeviceMatrix::new(up, &w.out_b)?,
         comp: w.comp.as_ref().map(|c| compressor(up, c)).transpose()?,
         indexer: w.indexer.as_ref().map(|i| indexer(up, i)).transpose()?,
         ffn_norm: up.floats(&w.ffn_norm)?,
-        router_in: DeviceMatrix::new(up, &w.router_in, false)?,
+        router_in: DeviceMatrix::new(up, &w.router_in)?,
         choice: match &w.router {
             Router::Hash(table) => Choice::Hash(up.bytes(table.as_bytes())?),
             Router::Score(bias) => Choice::Score(up.floats(bias)?),
         },
-        experts: ffn(up, &w.experts, true)?,
-        shared: ffn(up, &w.shared, false)?,
+        experts: experts(up, &w.experts, n_expert)?,
+        shared: shared(up, &w.shared)?,
     })
 }
 
 impl DeviceWeights {
-    /// Uploads every weight of a model; `progress` hears the layers done.
+    /// Uploads the weights of a model, of every trunk layer the first `n_expert` experts; `progress`
+    /// hears the layers done.
     pub(crate) fn new(
         up: &mut Uploader,
         file: &ModelFile,
+        n_expert: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         let (w, dims) = (&file.weights, &file.dims);
         let mut layers = Vec::with_capacity(dims.n_layer);
         for (il, layer) in w.layers.iter().enumerate() {
             let clamps = (dims.swiglu_clamp[il], dims.swiglu_clamp_shared[il]);
-            layers.push(block(up, layer, dims.ratios[il], clamps)?);
+            layers.push(block(up, layer, dims.ratios[il], clamps, n_expert)?);
             progress(il + 1);
         }
         Ok(Self {
             layers,
-            embd: DeviceMatrix::new(up, &w.embd, false)?,
+            embd: DeviceMatrix::new(up, &w.embd)?,
             hc_head: hyper(up, &w.hc_head)?,
             output_norm: up.floats(&w.output_norm)?,
-            output: DeviceMatrix::new(up, &w.output, false)?,
+            output: DeviceMatrix::new(up, &w.output)?,
             mtp: w.mtp.as_ref().map(|m| mtp(up, m, dims)).transpose()?,
         })
     }
@@ -183,13 +199,13 @@ impl DeviceWeights {
 
 fn mtp(up: &mut Uploader, m: &MtpWeights, dims: &Dims) -> Result<Mtp> {
     Ok(Mtp {
-        e_proj: DeviceMatrix::new(up, &m.e_proj, false)?,
-        h_proj: DeviceMatrix::new(up, &m.h_proj, false)?,
+        e_proj: DeviceMatrix::new(up, &m.e_proj)?,
+        h_proj: DeviceMatrix::new(up, &m.h_proj)?,
         enorm: up.floats(&m.enorm)?,
         hnorm: up.floats(&m.hnorm)?,
         norm: up.floats(&m.norm)?,
         hc_head: hyper(up, &m.hc_head)?,
-        block: block(up, &m.block, 0, dims.mtp_clamps())?,
+        block: block(up, &m.block, 0, dims.mtp_clamps(), dims.n_expert)?,
     })
 }
 
@@ -218,9 +234,10 @@ pub(crate) fn weight_bytes(file: &ModelFile) -> u64 {
             + ffn(&b.shared, false)
             + hash
     };
-    let mtp = w.mtp.as_ref().map_or(0, |m| {
-        dense(&m.e_proj) + dense(&m.h_proj) + hyper(&m.hc_head) + block(&m.block)
-    });
+    let mtp = w
+        .mtp
+        .as_ref()
+        .map_or(0, |m| dense(&m.e_proj) + dense(&m.h_proj) + hyper(&m.hc_head) + block(&m.block));
     let embd = match w.embd.ty {
         TensorType::F16 | TensorType::Q8_0 => dense(&w.embd),
         _ => 4 * (w.embd.rows * w.embd.cols) as u64,

@@ -26,7 +26,7 @@ fn quantised_weights_against_the_reference() {
     let oracle = Oracle::quant();
     let reference = oracle.reference("ds4").expect("it is committed");
     let mut failures = String::new();
-    for chunk in [1, 5, 40] {
+    for chunk in [1, 3, 5, 40] {
         let mut runner = emulated(&oracle.model, reference.numerics);
         let (parity, logits) = compare(&mut runner, &oracle, reference, chunk);
         println!("chunks of {chunk}\n{parity}\nlargest difference of logits {logits:?}");
@@ -35,4 +35,19 @@ fn quantised_weights_against_the_reference() {
         }
     }
     assert!(failures.is_empty(), "{failures}");
+}
+
+/// Most experts outside the device: the processor computes them, and every stage is the same.
+#[test]
+fn experts_outside_the_device() {
+    let oracle = Oracle::quant();
+    let reference = oracle.reference("ds4").expect("it is committed");
+    for (chunk, inside) in [(5, 2), (40, 3)] {
+        let mut runner = common::hybrid(&oracle.model, reference.numerics, inside);
+        assert_eq!(runner.device_experts(), inside);
+        let (parity, _) = compare(&mut runner, &oracle, reference, chunk);
+        if let Err(what) = parity.check(rounded) {
+            panic!("{inside} experts inside, chunks of {chunk}:\n{what}");
+        }
+    }
 }

@@ -60,7 +60,9 @@ const N_VOCAB: usize = 288;
 fn assert_close(a: &[f32], b: &[f32], what: &str) {
     let e = errors(a, b);
     let (median, p90, worst) = (e[e.len() / 2], e[e.len() * 9 / 10], e[e.len() - 1]);
-    println!("{what}: relative error of rows: median {median:.1e}, p90 {p90:.1e}, worst {worst:.1e}");
+    println!(
+        "{what}: relative error of rows: median {median:.1e}, p90 {p90:.1e}, worst {worst:.1e}"
+    );
     assert!(median < 5e-2 && p90 < 0.4, "{what}: median {median:.2e}, p90 {p90:.2e}");
 }
 

@@ -7,12 +7,16 @@ fn a_gpu_that_is_not_there_is_an_error_only_for_who_asked_for_it() {
     let text = file("backend.txt", "What is the time? ".repeat(40));
     let ids = file("backend.json", "[0, 5, 7]");
     let out = dir().join("backend.npy");
-    let out = out.to_str().unwrap();
+    let prefix = dir().join("backend-kernels");
+    let (out, prefix) = (out.to_str().unwrap(), prefix.to_str().unwrap());
+    let bench = ["bench", "-m", NANO, "--prompt-file", &text, "--ctx-start", "9", "--ctx-max", "9"];
+    let kernels = [&bench[..], &["--kernels", prefix]].concat();
     for command in [
         &["-p", "hi"][..],
         &["-m", NANO, "-p", "hi"],
         &["--perplexity-file", &text],
-        &["bench", "-m", NANO, "--prompt-file", &text, "--ctx-start", "9", "--ctx-max", "9"],
+        &bench,
+        &kernels,
         &["bench", "--synthetic", "--layers", "1"],
         &["eval", "-m", NANO, "--only", "copy", "--limit", "1"],
         &["logits", "--tokens", &ids, "--out", out],
@@ -33,12 +37,12 @@ fn a_gpu_that_is_not_there_is_an_error_only_for_who_asked_for_it() {
 
 #[test]
 fn what_only_the_cpu_can_is_refused_on_a_gpu() {
-    let text = file("backend-only.txt", "What is the time? ".repeat(40));
-    let prefix = dir().join("backend-only");
-    let kernels =
-        ["bench", "--cuda", "--prompt-file", &text, "--kernels", prefix.to_str().unwrap()];
-    let line = ds4(&kernels).fails(1);
-    assert!(line.contains("--kernels works on the CPU only for now"), "{line}");
+    let prompts = file("backend-only.txt", "What is the time?");
+    let out = dir().join("backend-only.dat");
+    let out = out.to_str().unwrap();
+    let imatrix = ["--cuda", "--imatrix-dataset", &prompts, "--imatrix-out", out];
+    let line = ds4(&imatrix).fails(1);
+    assert!(line.contains("--imatrix-dataset works on the CPU only for now"), "{line}");
 }
 
 #[test]

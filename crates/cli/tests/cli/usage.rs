@@ -72,6 +72,7 @@ fn mistakes_are_one_line_and_status_2() {
         (&["--logprobs-top-k", "129"], "129 is not in 1..=128"),
         (&["--think", "--nothink"], "cannot be used with"),
         (&["-p", "a", "--prompt-file", "b"], "specify only one prompt source"),
+        (&["--cpu", "--vram-gb", "4", "-p", "a"], "--vram-gb limits a GPU"),
         (&["--cuda", "--ram-gb", "4", "-p", "a"], "--ram-gb keeps a part of the weights in memory"),
         (&["--metal"], "--metal is not available in this build"),
         (&["--head-test"], "--head-test is not available in this build"),

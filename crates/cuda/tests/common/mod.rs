@@ -11,7 +11,14 @@ use ds4_model::{ModelFile, Numerics, Place, Recorder, Runner, Stage};
 
 /// A runner on the emulator.
 pub(crate) fn emulated(model: &ModelFile, numerics: Numerics) -> CudaRunner {
-    let options = CudaOptions { numerics, chunk_max: 64 };
+    let options = CudaOptions { numerics, chunk_max: 64, ..CudaOptions::default() };
+    open_emulated(&Arc::new(model.clone()), &options).expect("the shape has kernels")
+}
+
+/// A runner on the emulator with `inside` experts of each layer on it, the others on the processor.
+pub(crate) fn hybrid(model: &ModelFile, numerics: Numerics, inside: usize) -> CudaRunner {
+    let vram_bytes = Some(inside as u64);
+    let options = CudaOptions { numerics, chunk_max: 64, vram_bytes, threads: 2, seq_bytes: 0 };
     open_emulated(&Arc::new(model.clone()), &options).expect("the shape has kernels")
 }
 

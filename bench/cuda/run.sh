@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Every figure of bench/results/cuda-*.md on one GPU: parity with references and with the CPU, memory checks, speed.
+#
+#   bench/cuda/run.sh q2.gguf [small.gguf]
+#
+# q2.gguf is the published file or a synthetic one of its layout. Needs the release builds of ds4 and of the example
+# `check` (cargo build --release; cargo build --release -p ds4-cuda --features emulator --example check), or DS4 and
+# CHECK naming them.
+set -uo pipefail
+here=$(cd "$(dirname "$0")/../.." && pwd)
+ds4=${DS4:-$here/target/release/ds4} check=${CHECK:-$here/target/release/examples/check}
+file=${1:?usage: run.sh FILE.gguf [SMALLER.gguf]}
+small=${2:-}
+
+echo "== machine"
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv,noheader
+grep -m1 'model name' /proc/cpuinfo; nproc; uname -sr; date -u +%F
+
+echo "== parity with the references, layer by layer"
+"$check" parity
+echo "== greedy text of nano, CPU and GPU"
+"$check" greedy "$here/models/nano.gguf" 128
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck; do
+        echo "== compute-sanitizer $tool"
+        compute-sanitizer --tool $tool "$check" greedy "$here/models/nano.gguf" 2 2>&1 | tail -2
+    done
+else
+    echo "== compute-sanitizer is not installed: not run"
+fi
+
+echo "== speed"
+"$check" speed "$file" 2048,16384,65536 16
+if [ -n "$small" ]; then
+    echo "== experts outside the GPU"
+    "$check" hybrid "$small" 4,6,8,80
+fi
