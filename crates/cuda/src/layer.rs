@@ -122,7 +122,8 @@ fn hc_fused(
     };
     let kernel = if hc.mix.form == Form::F16 { "hc_fused" } else { "hc_fused_f32" };
     let mut args = Args::new().raw(hc.mix.arg().as_bytes(), 8).raw(arg.as_bytes(), 8);
-    step.launch(kernel, Geometry::new(HC_CLUSTER * step.t, 1, c.hc_fused_threads), &mut args)?;
+    let geometry = Geometry::new(HC_CLUSTER * step.t, 1, c.hc_fused_threads);
+    step.launch(kernel, geometry.reads(hc.mix.one_bytes()), &mut args)?;
     if spread {
         step.side = 1 - step.side;
     }
@@ -148,7 +149,8 @@ pub(crate) fn hc_mix(
     args = args.ptr(s.gates.at()).ptr(to).ptr(s.part.at()).ptr(rows.unwrap_or(0)).int(n);
     let held = HC_MIX_HELD * step.m.device.info.sms as usize / c.hc_slices;
     let groups = if n <= FEW { n } else { held.clamp(1, n) };
-    step.launch("hc_mix", Geometry::new(c.hc_slices, groups, HC_BLOCK), &mut args)?;
+    let geometry = Geometry::new(c.hc_slices, groups, HC_BLOCK).reads(hc.mix.one_bytes());
+    step.launch("hc_mix", geometry, &mut args)?;
     if y != 0 {
         step.side = 1 - step.side;
     }
