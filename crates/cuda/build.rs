@@ -12,7 +12,7 @@ fn main() {
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".zst"))
+        .filter(|name| Path::new(name).extension().is_some_and(|e| e == "zst"))
         .collect();
     names.sort();
     let mut text = "/// Compiled kernels inside the binary: file names and their contents.\n\

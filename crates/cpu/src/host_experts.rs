@@ -72,7 +72,9 @@ impl HostExperts {
         let t = x.len() / embd;
         let in_range = |c: &Chosen| (c.token as usize) < t && usize::from(c.expert) < dims.n_expert;
         if !choices.is_sorted_by_key(|c| c.expert) || !choices.iter().all(in_range) {
-            return Err(Error::Span("choices of experts are not sorted or out of range".to_owned()));
+            return Err(Error::Span(
+                "choices of experts are not sorted or out of range".to_owned(),
+            ));
         }
         y.fill(0.0);
         let n = choices.len();
@@ -115,7 +117,9 @@ impl HostExperts {
         for (range, e) in groups(choices) {
             let own;
             (own, out) = out.split_at_mut(range.len() * embd);
-            jobs.push(Job::new(mat_of(&w.down, e), &self.mid, form, own).tokens(&self.slots[range]));
+            jobs.push(
+                Job::new(mat_of(&w.down, e), &self.mid, form, own).tokens(&self.slots[range]),
+            );
         }
         matmul(&self.pool, &mut jobs);
         self.jobs.give(jobs);

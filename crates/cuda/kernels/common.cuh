@@ -86,6 +86,17 @@ __device__ __forceinline__ float warp_max(float v) {
     return v;
 }
 
+// Lanes of the warp that have this lane's value.
+__device__ __forceinline__ uint32_t lanes_alike(int v) {
+#ifdef DS4_EMU
+    uint32_t all = 0;
+    for (int l = 0; l < WARP; l++) all |= (uint32_t)(__shfl_sync(FULL, v, l) == v) << l;
+    return all;
+#else
+    return __match_any_sync(FULL, v);
+#endif
+}
+
 // Sum over the block, known to all threads. `space` has 32 floats of shared memory.
 __device__ __forceinline__ float block_sum(float v, float* space) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n = (blockDim.x + 31) >> 5;

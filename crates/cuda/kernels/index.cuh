@@ -194,86 +194,107 @@ __device__ __forceinline__ uint32_t ascending(float x) {
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-// The IDX_TOPK rows of largest score of each token, ascending; of equal scores the lower row. Tokens
-// with no more rows than that are left out. One block a token, 1024 threads: the value of the last
-// chosen score is found digit by digit, then rows are picked in order.
+// Sum of `v` over the threads before this one, of a block of TOPK_THREADS; `all` receives the sum over
+// all. `space` has 32 ints.
 #define TOPK_THREADS 1024
+__device__ __forceinline__ int sum_before(int v, int* space, int& all) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    int sum = v;
+#pragma unroll
+    for (int o = 1; o < 32; o *= 2) {
+        const int other = __shfl_up_sync(FULL, sum, o);
+        if (lane >= o) sum += other;
+    }
+    __syncthreads();
+    if (lane == 31) space[warp] = sum;
+    __syncthreads();
+    int before = space[lane];
+#pragma unroll
+    for (int o = 1; o < 32; o *= 2) {
+        const int other = __shfl_up_sync(FULL, before, o);
+        if (lane >= o) before += other;
+    }
+    all = __shfl_sync(FULL, before, 31);
+    const int of_warps = __shfl_sync(FULL, before, warp > 0 ? warp - 1 : 0);
+    return sum - v + (warp > 0 ? of_warps : 0);
+}
+
+// Keys a thread keeps in registers: with more rows they are read again in every pass.
+#define TOPK_KEEP 16
+
+// The IDX_TOPK rows of largest score of each token, ascending; of equal scores the lower row. Tokens
+// with no more rows than that are left out. One block a token; a thread has consecutive rows. The key
+// of the last chosen row is found digit by digit (11, 11 and 10 bits), then every thread knows from
+// two sums how many rows before its own are taken.
 DS4_KERNEL(index_topk, TOPK_THREADS)(const float* scores, int64_t stride, const Tok* toks, int* chosen) {
-    __shared__ int count[256];
-    __shared__ int found[2], total[32], base[2];
-    const int t = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    constexpr int BINS = 2048;
+    __shared__ int count[BINS], space[32], found[2];
+    const int t = blockIdx.x, lane = threadIdx.x & 31;
     pdl_wait();
     pdl_go();
     const int n = (toks[t].pos + 1) / 4;
     if (n <= IDX_TOPK) return;
     const float* s = scores + (int64_t)t * stride;
+    const int per = (n + TOPK_THREADS - 1) / TOPK_THREADS, first = threadIdx.x * per;
+    const int own = max(0, min(per, n - first));
+    const bool kept = per <= TOPK_KEEP;
+    uint32_t keys[TOPK_KEEP];
+#pragma unroll
+    for (int i = 0; i < TOPK_KEEP; i++) keys[i] = kept && i < own ? ascending(s[first + i]) : 0;
+    // Calls f(number, key, exists) of the rows of this thread, the same number of times in all of them.
+#define TOPK_EACH(f)                                                              \
+    if (kept) {                                                                   \
+        _Pragma("unroll") for (int i = 0; i < TOPK_KEEP; i++) if (i < per) f(i, keys[i], i < own); \
+    } else {                                                                      \
+        for (int i = 0; i < per; i++) f(i, i < own ? ascending(s[first + i]) : 0u, i < own); \
+    }
     uint32_t prefix = 0, mask = 0;
     int left = IDX_TOPK;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        for (int i = threadIdx.x; i < 256; i += TOPK_THREADS) count[i] = 0;
+    for (int pass = 0; pass < 3; pass++) {
+        const int shift = pass == 0 ? 21 : pass == 1 ? 10 : 0, digits = pass == 2 ? 1024 : BINS;
+        for (int i = threadIdx.x; i < BINS; i += TOPK_THREADS) count[i] = 0;
         __syncthreads();
-        for (int i = threadIdx.x; i < n; i += TOPK_THREADS) {
-            const uint32_t key = ascending(s[i]);
-            if ((key & mask) == prefix) atomicAdd(&count[(key >> shift) & 255], 1);
-        }
+        auto add = [&](int, uint32_t key, bool exists) {
+            const bool mine = exists && (key & mask) == prefix;
+            const int bin = (int)(key >> shift) & (digits - 1);
+            if (pass == 0) {
+                // Scores have few exponents: lanes of one bin add together.
+                const uint32_t same = lanes_alike(mine ? bin : BINS + lane);
+                if (mine && (same & ((1u << lane) - 1)) == 0) atomicAdd(&count[bin], __popc(same));
+            } else if (mine) {
+                atomicAdd(&count[bin], 1);
+            }
+        };
+        TOPK_EACH(add)
         __syncthreads();
-        // The digit at which the count from above reaches what is left.
-        if (warp == 0) {
-            int own = 0, c[8];
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                c[i] = count[255 - (lane * 8 + i)];
-                own += c[i];
-            }
-            int before = own;
-#pragma unroll
-            for (int o = 1; o < 32; o *= 2) {
-                const int v = __shfl_up_sync(FULL, before, o);
-                if (lane >= o) before += v;
-            }
-            before -= own;
-            if (before < left && before + own >= left) {
-                int i = 0;
-                while (before + c[i] < left) before += c[i++];
-                found[0] = 255 - (lane * 8 + i);
-                found[1] = left - before;
-            }
+        // The digit at which the count from above reaches what is left: two bins a thread.
+        const int hi = BINS - 1 - 2 * threadIdx.x, a = count[hi], b = count[hi - 1];
+        int all;
+        const int before = sum_before(a + b, space, all);
+        if (before < left && before + a + b >= left) {
+            const bool upper = before + a >= left;
+            found[0] = upper ? hi : hi - 1;
+            found[1] = left - before - (upper ? 0 : a);
         }
         __syncthreads();
         prefix |= (uint32_t)found[0] << shift;
-        mask |= 255u << shift;
+        mask |= (uint32_t)(digits - 1) << shift;
         left = found[1];
     }
-    // All larger keys and the first `left` equal ones, in order of their rows.
-    if (threadIdx.x < 2) base[threadIdx.x] = 0;
-    __syncthreads();
-    for (int i0 = 0; i0 < n; i0 += TOPK_THREADS) {
-        const int i = i0 + threadIdx.x;
-        const uint32_t key = i < n ? ascending(s[i]) : 0;
-        const bool equal = i < n && key == prefix;
-        const uint32_t equals = __ballot_sync(FULL, equal);
-        if (lane == 0) total[warp] = __popc(equals);
-        __syncthreads();
-        int rank = base[0];
-        for (int w = 0; w < warp; w++) rank += total[w];
-        int all = base[0];
-        for (int w = 0; w < TOPK_THREADS / 32; w++) all += total[w];
-        rank += __popc(equals & ((1u << lane) - 1));
-        const bool take = i < n && (key > prefix || (equal && rank < left));
-        __syncthreads();
-        const uint32_t takes = __ballot_sync(FULL, take);
-        if (lane == 0) total[warp] = __popc(takes);
-        if (threadIdx.x == 0) base[0] = all;
-        __syncthreads();
-        int at = base[1];
-        for (int w = 0; w < warp; w++) at += total[w];
-        int end = base[1];
-        for (int w = 0; w < TOPK_THREADS / 32; w++) end += total[w];
-        at += __popc(takes & ((1u << lane) - 1));
-        if (take) chosen[(size_t)t * IDX_TOPK + at] = i;
-        __syncthreads();
-        if (threadIdx.x == 0) base[1] = end;
-        __syncthreads();
-    }
+    // All larger keys and the first `left` equal ones.
+    int larger = 0, equal = 0, all;
+    auto tally = [&](int, uint32_t key, bool exists) {
+        larger += exists && key > prefix;
+        equal += exists && key == prefix;
+    };
+    TOPK_EACH(tally)
+    int rank = sum_before(equal, space, all);
+    int at = sum_before(larger + max(0, min(equal, left - rank)), space, all);
+    auto take = [&](int i, uint32_t key, bool exists) {
+        if (!exists || key < prefix) return;
+        if (key == prefix && rank++ >= left) return;
+        chosen[(size_t)t * IDX_TOPK + at++] = first + i;
+    };
+    TOPK_EACH(take)
 }
 DS4_REGISTER(index_topk)

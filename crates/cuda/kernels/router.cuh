@@ -91,17 +91,6 @@ DS4_KERNEL(route, 32)(const __grid_constant__ RouteArgs a, float* logits) {
 }
 DS4_REGISTER(route)
 
-// Lanes of the warp that have this lane's value.
-__device__ __forceinline__ uint32_t lanes_alike(int v) {
-#ifdef DS4_EMU
-    uint32_t all = 0;
-    for (int l = 0; l < WARP; l++) all |= (uint32_t)(__shfl_sync(FULL, v, l) == v) << l;
-    return all;
-#else
-    return __match_any_sync(FULL, v);
-#endif
-}
-
 // Exclusive sums over a block of 1024 threads. `space` has 32 ints of shared memory.
 __device__ __forceinline__ int block_before(int v, int* space) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;

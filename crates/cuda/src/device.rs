@@ -90,15 +90,8 @@ fn dim(n: usize) -> u32 {
     u32::try_from(n).expect("grids are small")
 }
 
-/// A recorded sequence of launches.
-pub(crate) struct Graph(GraphKind);
-
-enum GraphKind {
-    Gpu(crate::driver::Graph),
-    /// The emulator does not record: its user launches again.
-    #[cfg(feature = "emulator")]
-    None,
-}
+/// A recorded sequence of launches; the emulator does not record, its user launches again.
+pub(crate) struct Graph(crate::driver::Graph);
 
 impl Device {
     /// A GPU.
@@ -208,7 +201,7 @@ impl Device {
     /// have been made.
     pub(crate) fn record(&self, f: impl FnOnce() -> Result<()>) -> Result<Option<Graph>> {
         match &self.kind {
-            Kind::Gpu(d) => d.record(f).map(|g| Some(Graph(GraphKind::Gpu(g)))),
+            Kind::Gpu(d) => d.record(f).map(|g| Some(Graph(g))),
             #[cfg(feature = "emulator")]
             Kind::Emulated(_) => f().map(|()| None),
         }
@@ -216,10 +209,10 @@ impl Device {
 
     /// Makes recorded launches again.
     pub(crate) fn replay(&self, graph: &Graph) -> Result<()> {
-        match (&self.kind, &graph.0) {
-            (Kind::Gpu(d), GraphKind::Gpu(g)) => d.replay(g),
+        match &self.kind {
+            Kind::Gpu(d) => d.replay(&graph.0),
             #[cfg(feature = "emulator")]
-            _ => Ok(()),
+            Kind::Emulated(_) => Ok(()),
         }
     }
 
@@ -233,7 +226,7 @@ impl Device {
     }
 
     /// Waits until the work before a moment is done.
-    pub(crate) fn wait(&self, moment: &Moment) -> Result<()> {
+    pub(crate) fn wait(moment: &Moment) -> Result<()> {
         match moment {
             Moment::Gpu(m) => m.wait(),
             #[cfg(feature = "emulator")]

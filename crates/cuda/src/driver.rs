@@ -212,18 +212,18 @@ impl Driver {
     /// The kernel, allowed to use this much dynamic shared memory.
     fn kernel(&self, name: &'static str, shared: u32) -> Result<sys::CUfunction> {
         let mut kernels = self.kernels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut kernel = match kernels.get(name) {
-            Some(kernel) => *kernel,
-            None => {
-                let c_name = CString::new(name).expect("names have no zeros");
-                let mut function = null_mut();
-                // SAFETY: the module is loaded, the name terminated.
-                let result = unsafe {
-                    sys::cuModuleGetFunction(&raw mut function, self.module, c_name.as_ptr())
-                };
-                check(result, &format!("finding the kernel {name}"))?;
-                Kernel { function, shared: 48 << 10 }
-            }
+        let known = kernels.get(name).copied();
+        let mut kernel = if let Some(kernel) = known {
+            kernel
+        } else {
+            let c_name = CString::new(name).expect("names have no zeros");
+            let mut function = null_mut();
+            // SAFETY: the module is loaded, the name terminated.
+            let result = unsafe {
+                sys::cuModuleGetFunction(&raw mut function, self.module, c_name.as_ptr())
+            };
+            check(result, &format!("finding the kernel {name}"))?;
+            Kernel { function, shared: 48 << 10 }
         };
         if shared > kernel.shared {
             let what = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

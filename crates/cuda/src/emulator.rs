@@ -4,6 +4,12 @@
 //!
 //! Contains `unsafe`: the library's calls and the memory that stands for a device's.
 
+#![expect(
+    clippy::unused_self,
+    clippy::unnecessary_wraps,
+    reason = "the methods are those of the driver, which need and do more"
+)]
+
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;
@@ -36,13 +42,15 @@ pub(crate) struct Emulator {
     _library: Library,
     launch: Launch,
     message: Message,
-    /// Launches of one library run one after another.
-    turn: Mutex<()>,
 }
 
 fn fail(what: impl std::fmt::Display) -> Error {
     Error::Device(format!("emulator: {what}"))
 }
+
+/// One launch at a time in the process: libraries of several shapes may be loaded, and runners of
+/// several tests share one.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Alignment of every allocation, as on a device.
 const ALIGN: usize = 256;
@@ -60,7 +68,7 @@ impl Emulator {
             let message = *library.get::<Message>(b"ds4_emu_error\0").map_err(fail)?;
             (launch, message)
         };
-        Ok(Self { _library: library, launch, message, turn: Mutex::new(()) })
+        Ok(Self { _library: library, launch, message })
     }
 
     pub(crate) fn alloc(&self, bytes: usize) -> Result<u64> {
@@ -106,7 +114,7 @@ impl Emulator {
     }
 
     pub(crate) fn launch(&self, name: &str, g: Geometry, args: &mut Args) -> Result<()> {
-        let _turn = self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let c_name = CString::new(name).expect("names have no zeros");
         let [x, y, z] = g.grid;
         // SAFETY: the arguments are those the kernel declares (this crate's invariant).

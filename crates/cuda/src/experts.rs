@@ -53,9 +53,9 @@ pub(crate) fn ffn(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
         _ => None,
     };
     if step.t <= FEW {
-        few_experts(step, b)?
+        few_experts(step, b)?;
     } else {
-        many_experts(step, b)?
+        many_experts(step, b)?;
     }
     match (&step.m.hybrid, outside, place) {
         (Some(hybrid), Some(outside), Place::Layer(il)) => hybrid.add(step, il, &outside),

@@ -9,7 +9,7 @@ use crate::device::DeviceInfo;
 use crate::shape::Defines;
 
 /// The sources of all kernels, by the names they include each other by.
-pub(crate) const SOURCES: [(&str, &str); 16] = [
+pub(crate) const SOURCES: [(&str, &str); 17] = [
     ("ds4.cu", include_str!("../kernels/ds4.cu")),
     ("device.h", include_str!("../emu/device.h")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
@@ -22,6 +22,7 @@ pub(crate) const SOURCES: [(&str, &str); 16] = [
     ("tables.cuh", include_str!("../kernels/tables.cuh")),
     ("repack.cuh", include_str!("../kernels/repack.cuh")),
     ("mv.cuh", include_str!("../kernels/mv.cuh")),
+    ("mv_mma.cuh", include_str!("../kernels/mv_mma.cuh")),
     ("experts_mv.cuh", include_str!("../kernels/experts_mv.cuh")),
     ("mm.cuh", include_str!("../kernels/mm.cuh")),
     ("attn.cuh", include_str!("../kernels/attn.cuh")),
@@ -38,7 +39,9 @@ pub(crate) fn hash(parts: &[&[u8]]) -> String {
         sha.update((part.len() as u64).to_le_bytes());
         sha.update(part);
     }
-    sha.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+    let digits =
+        |b: &u8| [b >> 4, b & 15].map(|d| char::from_digit(u32::from(d), 16).expect("below 16"));
+    sha.finalize().iter().take(8).flat_map(digits).collect()
 }
 
 /// A name of the state of all sources.

@@ -166,15 +166,10 @@ impl Blocks {
         if matches!(job.kind, Kind::Quantised(_)) {
             return if small { 0 } else { 2 };
         }
-        let shift: u32 = match (small, job.w.cols) {
-            (true, 4096..) => 2,
-            (true, 2048..) => 1,
-            (true, _) => 0,
-            (false, 4096..) => 3,
-            (false, 2048..) => 2,
-            (false, 1024..) => 1,
-            (false, _) => 0,
-        };
+        // At least 1024 columns for each of few warps, 512 for each of many.
+        let least = if small { 1024 } else { 512 };
+        let most: u32 = if small { 2 } else { 3 };
+        let shift = (job.w.cols / least).checked_ilog2().map_or(0, |shares| shares.min(most));
         if self.long && job.w.form == Form::Q8_0 { shift.saturating_sub(1) } else { shift }
     }
 

@@ -20,6 +20,7 @@ mod args;
 mod compile;
 mod constants;
 mod device;
+mod drafts;
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulator;
@@ -27,6 +28,9 @@ mod experts;
 mod frontier;
 mod hybrid;
 mod image;
+#[cfg(all(test, feature = "emulator"))]
+mod kernel_tests;
+mod landing;
 mod launch;
 mod layer;
 mod matrix;
@@ -39,6 +43,7 @@ mod scratch;
 mod seq;
 mod shape;
 mod step;
+mod tokens;
 mod upload;
 mod weights;
 

@@ -137,7 +137,7 @@ impl DeviceMatrix {
         match form.repack() {
             Some(kernel) => m.upload_blocks(up, bytes, w.row_bytes(), kernel)?,
             None if matches!(w.ty, TensorType::F16 | TensorType::F32) => {
-                up.copy(m.q.at(), bytes)?
+                up.copy(m.q.at(), bytes)?;
             }
             None => {
                 let mut values = vec![0.0; rows * w.cols];
@@ -156,7 +156,7 @@ impl DeviceMatrix {
         row_bytes: usize,
         kernel: &'static str,
     ) -> Result<()> {
-        let per = (up.piece_bytes() / row_bytes / 8 * 8).max(8);
+        let per = (Uploader::PIECE_BYTES / row_bytes / 8 * 8).max(8);
         let mut first = 0;
         for piece in bytes.chunks(per * row_bytes) {
             let n = piece.len() / row_bytes;

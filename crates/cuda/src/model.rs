@@ -12,7 +12,7 @@ use crate::hybrid::Hybrid;
 use crate::launch::RopesArg;
 use crate::runner::CudaOptions;
 use crate::scratch::{FEW, Scratch};
-use crate::seq::{LayerAddresses, Seq};
+use crate::seq::{LayerAddresses, Seq, Tok};
 use crate::upload::Uploader;
 use crate::weights::DeviceWeights;
 
@@ -37,6 +37,9 @@ pub(crate) struct Model {
     ropes: RopesArg,
     /// Distinct compression ratios: kinds 2.. of the rotations.
     ratios: Vec<usize>,
+    /// Frequencies of window and of compressed layers.
+    freqs: [RopeFreqs; 2],
+    f32_angle: bool,
     _freqs: Vec<Buf>,
 }
 
@@ -86,6 +89,8 @@ impl Model {
             places,
             steering,
             ropes,
+            freqs: [0, 1].map(|kind| RopeFreqs::new(&file.dims, kind)),
+            f32_angle: numerics.rope_f32,
             ratios,
             _freqs: freqs,
         })
@@ -123,6 +128,39 @@ impl Model {
             Args::new().raw(self.ropes.as_bytes(), 8).ptr(toks.at()).int(t).ptr(turns.at());
         let threads = u32::try_from(self.dims.rope_dim / 2).expect("small").next_multiple_of(32);
         self.device.launch("rope_turns", Geometry::new(t, kinds, threads), &mut args)
+    }
+
+    /// The rotations of some tokens as [`Model::rotations`] leaves them on the device, computed here:
+    /// for a few tokens that is quicker than a launch that every layer waits for.
+    pub(crate) fn host_rotations(&self, toks: &[Tok]) -> Vec<f32> {
+        let mut turns =
+            Vec::with_capacity((2 + self.ratios.len()) * toks.len() * self.dims.rope_dim);
+        for kind in 0..2 + self.ratios.len() {
+            let freqs = &self.freqs[usize::from(kind > 0)];
+            for tok in toks {
+                let pos = match kind.checked_sub(2).map(|i| self.ratios[i]) {
+                    None => tok.pos,
+                    Some(ratio) => tok.pos + 1 - i32::try_from(ratio).expect("small"),
+                };
+                turns.extend(freqs.single.iter().zip(&freqs.double).flat_map(
+                    |(single, double)| {
+                        let angle = if self.f32_angle {
+                            f64::from(pos as f32 * single)
+                        } else {
+                            f64::from(pos) * double
+                        };
+                        let (sin, cos) = angle.sin_cos();
+                        #[expect(
+                            clippy::cast_possible_truncation,
+                            reason = "rounded as the model does"
+                        )]
+                        let turn = [cos as f32, sin as f32];
+                        turn
+                    },
+                ));
+            }
+        }
+        turns
     }
 
     /// Where the rotations of `t` tokens in layers of this ratio lie, and those of the windows they

@@ -32,7 +32,7 @@ pub(crate) fn catch_up(trunk: &Step<'_>, pairs: &mut Step<'_>, w: &Mtp) -> Resul
         return Ok(());
     }
     pairs.place = place;
-    m.rotations(pairs.toks, pairs.t, pairs.turns)?;
+    pairs.rotations()?;
     input(pairs, w, s.pair_hidden.at())?;
     layer::hc_pre(pairs, &w.block.hc_attn, &w.block.attn_norm, Before::Streams, 1, None)?;
     products(&m.device, &m.constants, &s.x, pairs.t, &[Job::new(&w.block.kv, s.kv.at())])?;
@@ -49,7 +49,7 @@ pub(crate) fn catch_up(trunk: &Step<'_>, pairs: &mut Step<'_>, w: &Mtp) -> Resul
 /// `rows` are left in the scratch's buffer, the new states in `streams[step.side]`.
 pub(crate) fn run(step: &mut Step<'_>, w: &Mtp, hidden: u64, rows: u64, n: usize) -> Result<()> {
     step.place = step.m.places - 1;
-    step.m.rotations(step.toks, step.t, step.turns)?;
+    step.rotations()?;
     input(step, w, hidden)?;
     layer::block(step, &w.block, Place::Mtp, Before::Streams)?;
     layer::hc_post(step)?;

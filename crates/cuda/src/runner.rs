@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ds4_cpu::state;
 use ds4_gguf::Gguf;
-use ds4_model::memory::DRAFT_MAX;
 use ds4_model::{
     Dims, Error, Fingerprint, Mark, ModelFile, Numerics, Place, Probe, Result, Runner, SeqId, Span,
     Stage, TokenId,
@@ -14,10 +13,12 @@ use ds4_model::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::device::{Device, DeviceInfo, Graph, Pinned, Timed};
+use crate::landing::append;
 use crate::model::{Model, SEQS_MAX};
 use crate::scratch::{FEW, LOGIT_ROWS, pairs_max};
-use crate::seq::{Layout, Seq, Tok, raw_slots};
+use crate::seq::{Layout, Seq, raw_slots};
 use crate::step::{Part, Scores, Step, head, trunk};
+use crate::tokens::Tokens;
 use crate::weights::index_rows;
 use crate::{frontier, mtp};
 
@@ -25,6 +26,8 @@ use crate::{frontier, mtp};
 pub const CHUNK_MAX: usize = 2048;
 /// Longest part whose rows may be written into the rings at once: their margin.
 const STORE_MAX: usize = ds4_model::memory::ROLLBACK_MAX;
+/// Most tokens whose rotations the host computes.
+const HOST_TURNS_MAX: usize = 4;
 /// Rows of logits that land on the host together.
 const LANDING_ROWS: usize = FEW;
 /// Bytes of index scores that a step keeps at a time.
@@ -63,20 +66,20 @@ struct Shape {
 
 /// A model on a GPU.
 pub struct CudaRunner {
-    model: Model,
+    pub(crate) model: Model,
     file: Arc<ModelFile>,
-    chunk_max: usize,
+    pub(crate) chunk_max: usize,
     /// Ids of the open sequences, in the order of `seqs`.
     ids: Vec<SeqId>,
-    seqs: Vec<Seq>,
+    pub(crate) seqs: Vec<Seq>,
     next_id: u32,
     identity: state::Identity,
-    probe: Option<Box<dyn Probe>>,
+    pub(crate) probe: Option<Box<dyn Probe>>,
     scores: Scores,
     /// Logits on their way from the device.
     landing: Mutex<Pinned>,
     /// What the device's list of wanted rows holds.
-    wanted: Vec<i32>,
+    pub(crate) wanted: Vec<i32>,
     graphs: HashMap<Shape, Graph>,
     /// Launches are timed one by one: nothing is replayed.
     is_timed: bool,
@@ -91,42 +94,6 @@ impl std::fmt::Debug for CudaRunner {
             .field("model", file)
             .field("seqs", &seqs)
             .finish_non_exhaustive()
-    }
-}
-
-/// The host's side of a step's tokens.
-#[derive(Default)]
-struct Tokens {
-    toks: Vec<Tok>,
-    parts: Vec<Part>,
-    wanted: Vec<i32>,
-}
-
-impl Tokens {
-    fn push(
-        &mut self,
-        index: usize,
-        seq: &Seq,
-        pos0: u32,
-        ids: &[TokenId],
-        n_logits: usize,
-        from: u32,
-    ) {
-        let int = |n: usize| i32::try_from(n).expect("counts of a step fit");
-        let (start, n) = (self.toks.len(), ids.len());
-        self.parts.push(Part { seq: index, pos0, start, n, n_logits });
-        let pos = |i: usize| int(pos0 as usize + i);
-        self.toks.extend(ids.iter().enumerate().map(|(i, id)| Tok {
-            id: int(id.0 as usize),
-            pos: pos(i),
-            seq: int(seq.row),
-            start: int(start),
-            pos0: pos(0),
-            n: int(n),
-            from: int(from as usize),
-            pad: 0,
-        }));
-        self.wanted.extend((start + n - n_logits..start + n).map(int));
     }
 }
 
@@ -184,11 +151,34 @@ impl CudaRunner {
         self.model.device.free_bytes()
     }
 
-    fn index(&self, id: SeqId) -> Result<usize> {
+    /// Bytes per second that the device reads when it does nothing else: the ceiling of decoding.
+    pub fn read_bandwidth(&mut self) -> Result<f64> {
+        const TURNS: usize = 5;
+        let result = self.model.read_bandwidth(TURNS);
+        self.watch(result)
+    }
+
+    /// As [`Runner::forward`], with the time of every launch in order. Kernels run one after
+    /// the other, so their sum is more than the call takes otherwise.
+    pub fn forward_timed(
+        &mut self,
+        spans: &[Span<'_>],
+        logits: &mut Vec<f32>,
+    ) -> Result<Vec<Timed>> {
+        self.check(spans)?;
+        logits.clear();
+        let device = Arc::clone(&self.model.device);
+        self.is_timed = true;
+        let result = device.timed(|| self.forward_checked(spans, logits));
+        self.is_timed = false;
+        self.watch(result)
+    }
+
+    pub(crate) fn index(&self, id: SeqId) -> Result<usize> {
         self.ids.iter().position(|i| *i == id).ok_or(Error::NoSequence(id.0))
     }
 
-    fn check_token(&self, id: TokenId) -> Result<()> {
+    pub(crate) fn check_token(&self, id: TokenId) -> Result<()> {
         let n_vocab = self.model.dims.n_vocab;
         if (id.0 as usize) < n_vocab {
             return Ok(());
@@ -231,7 +221,7 @@ impl CudaRunner {
         }
     }
 
-    fn watch<T>(&mut self, result: Result<T>) -> Result<T> {
+    pub(crate) fn watch<T>(&mut self, result: Result<T>) -> Result<T> {
         if let Err(Error::Device(what)) = &result {
             self.broken = Some(what.clone());
         }
@@ -327,6 +317,11 @@ impl CudaRunner {
             m.device.write(s.from.at(), from.as_bytes())?;
         }
         let t = tokens.toks.len();
+        for (toks, turns) in [(tokens, &s.turns), (&pairs, &s.pair_turns)] {
+            if (1..=HOST_TURNS_MAX).contains(&toks.toks.len()) {
+                m.device.write(turns.at(), m.host_rotations(&toks.toks).as_bytes())?;
+            }
+        }
         let indexed = tokens
             .parts
             .iter()
@@ -368,6 +363,7 @@ impl CudaRunner {
     /// The launches of a step with at most `LOGIT_ROWS` wanted rows: trunk, head, pairs.
     fn enqueue(&self, tokens: &Tokens, pairs: &Tokens, indexed: bool) -> Result<()> {
         let mut step = self.new_step(tokens, indexed, None);
+        step.has_turns = step.t <= HOST_TURNS_MAX;
         trunk(&mut step)?;
         let (w, s) = (&self.model.weights, &self.model.scratch);
         if !tokens.wanted.is_empty() {
@@ -400,6 +396,7 @@ impl CudaRunner {
     ) -> Result<()> {
         let (w, s) = (&self.model.weights, &self.model.scratch);
         let mut step = self.new_step(tokens, indexed, probe);
+        step.has_turns = step.t <= HOST_TURNS_MAX;
         trunk(&mut step)?;
         let mut norms = Vec::new();
         let before = logits.len();
@@ -444,10 +441,11 @@ impl CudaRunner {
         let s = &self.model.scratch;
         let mut step = self.new_step(pairs, false, None);
         (step.toks, step.turns) = (&s.pairs, &s.pair_turns);
+        step.has_turns = step.t <= HOST_TURNS_MAX;
         mtp::catch_up(trunk, &mut step, w)
     }
 
-    fn new_step<'a>(
+    pub(crate) fn new_step<'a>(
         &'a self,
         tokens: &'a Tokens,
         indexed: bool,
@@ -464,6 +462,7 @@ impl CudaRunner {
             indexed,
             toks: &s.toks,
             turns: &s.turns,
+            has_turns: false,
             rows_max: tokens.parts.iter().map(rows).max().unwrap_or(0),
             scores: &self.scores.buf,
             score_rows: self.scores.rows,
@@ -475,7 +474,7 @@ impl CudaRunner {
     }
 
     /// Appends `n` rows of computed logits.
-    fn take_logits(&self, n: usize, logits: &mut Vec<f32>) -> Result<()> {
+    pub(crate) fn take_logits(&self, n: usize, logits: &mut Vec<f32>) -> Result<()> {
         let (m, width) = (&self.model, self.model.dims.n_vocab);
         if n == 0 {
             return m.device.sync();
@@ -486,7 +485,7 @@ impl CudaRunner {
             let at = m.scratch.logits.at() + (4 * first * width) as u64;
             m.device.read_pinned(at, &mut landing, bytes)?;
             let rows = <[f32]>::ref_from_bytes(&landing.bytes()[..bytes]);
-            logits.extend_from_slice(rows.expect("locked memory is aligned to pages"));
+            append(logits, rows.expect("locked memory is aligned to pages"));
         }
         Ok(())
     }
@@ -512,121 +511,6 @@ impl CudaRunner {
             self.seqs[seq].advance(n);
         }
         Ok(())
-    }
-
-    /// Proposes tokens by the MTP block, one after the other.
-    fn draft_checked(&mut self, ix: usize, last: TokenId, out: &mut [TokenId]) -> Result<usize> {
-        let (m, s) = (&self.model, &self.model.scratch);
-        let (Some(w), seq) = (&m.weights.mtp, &self.seqs[ix]) else { return Ok(0) };
-        let Some(pos0) = seq.len.checked_sub(1).filter(|p| *p >= seq.hidden_from) else {
-            return Ok(0);
-        };
-        let wide = 4 * m.dims.n_hc * m.dims.n_embd;
-        let ring = seq.layout.layers[m.places - 1].hidden.expect("an MTP block is loaded");
-        let slot = pos0 as usize % ring.rows;
-        m.device.copy(s.pair_hidden.at(), seq.at(ring) + (slot * wide) as u64, wide)?;
-        m.device.write(s.wanted.at(), &0_i32.to_le_bytes())?;
-        let mut token = last;
-        let n = out.len().min(DRAFT_MAX);
-        for (pos, out) in (pos0..).zip(&mut out[..n]) {
-            let mut tokens = Tokens::default();
-            tokens.push(ix, seq, pos, &[token], 1, seq.pairs_from);
-            m.device.write(s.pairs.at(), tokens.toks.as_bytes())?;
-            let mut step = self.new_step(&tokens, false, None);
-            (step.toks, step.turns) = (&s.pairs, &s.pair_turns);
-            mtp::run(&mut step, w, s.pair_hidden.at(), s.wanted.at(), 1)?;
-            m.device.copy(s.pair_hidden.at(), s.streams[step.side].at(), wide)?;
-            token = self.pick()?;
-            *out = token;
-        }
-        Ok(n)
-    }
-
-    /// The id with the largest logit of the first row, the lower one on ties.
-    fn pick(&self) -> Result<TokenId> {
-        let (m, s) = (&self.model, &self.model.scratch);
-        let mut args =
-            crate::args::Args::new().ptr(s.logits.at()).int(m.dims.n_vocab).ptr(s.picks.at());
-        m.device.launch("argmax", crate::device::Geometry::new(1, 1, 1024), &mut args)?;
-        let mut id = [0; 4];
-        m.device.read(s.picks.at(), &mut id)?;
-        Ok(TokenId(u32::from_le_bytes(id)))
-    }
-
-    /// Bytes per second that the device reads when it does nothing else: the ceiling of decoding.
-    pub fn read_bandwidth(&mut self) -> Result<f64> {
-        const TURNS: usize = 5;
-        let result = self.model.read_bandwidth(TURNS);
-        self.watch(result)
-    }
-
-    /// As [`Runner::forward`], with the time of every launch in order. Kernels run one after
-    /// the other, so their sum is more than the call takes otherwise.
-    pub fn forward_timed(
-        &mut self,
-        spans: &[Span<'_>],
-        logits: &mut Vec<f32>,
-    ) -> Result<Vec<Timed>> {
-        self.check(spans)?;
-        logits.clear();
-        let device = Arc::clone(&self.model.device);
-        self.is_timed = true;
-        let result = device.timed(|| self.forward_checked(spans, logits));
-        self.is_timed = false;
-        self.watch(result)
-    }
-
-    /// Runs the MTP block over the pairs `(hidden[i], next[i])` at positions `0..`, on a window of
-    /// its own; for comparison with references. As the CPU runner's.
-    pub fn mtp_forward(&mut self, hidden: &[f32], next: &[TokenId]) -> Result<Vec<f32>> {
-        let dims = self.model.dims.clone();
-        let width = dims.n_hc * dims.n_embd;
-        if hidden.len() != next.len() * width {
-            let (found, n) = (hidden.len(), next.len());
-            return Err(Error::Span(format!("{found} values for {n} states of {width}")));
-        }
-        next.iter().try_for_each(|id| self.check_token(*id))?;
-        if self.model.weights.mtp.is_none() {
-            return Err(Error::Unsupported("no MTP block is loaded; give --mtp FILE".to_owned()));
-        }
-        let cap = u32::try_from(next.len()).expect("a reference is short");
-        let id = self.open_seq(cap.max(1))?;
-        self.wanted.clear();
-        let mut probe = self.probe.take();
-        let result = self.mtp_rows(hidden, next, width, id, &mut probe);
-        self.probe = probe;
-        self.close_seq(id);
-        self.watch(result)
-    }
-
-    fn mtp_rows(
-        &self,
-        hidden: &[f32],
-        next: &[TokenId],
-        width: usize,
-        id: SeqId,
-        probe: &mut Option<Box<dyn Probe>>,
-    ) -> Result<Vec<f32>> {
-        let ix = self.index(id)?;
-        let (m, s) = (&self.model, &self.model.scratch);
-        let w = m.weights.mtp.as_ref().expect("checked by the caller");
-        let mut logits = Vec::new();
-        m.device.write(s.wanted.at(), &0_i32.to_le_bytes())?;
-        for (pos, (h, id)) in (0u32..).zip(hidden.chunks(width).zip(next)) {
-            let mut tokens = Tokens::default();
-            tokens.push(ix, &self.seqs[ix], pos, &[*id], 1, 0);
-            m.device.write(s.pairs.at(), tokens.toks.as_bytes())?;
-            m.device.write(s.pair_hidden.at(), h.as_bytes())?;
-            let mut step = self.new_step(&tokens, false, probe.as_deref_mut());
-            (step.toks, step.turns) = (&s.pairs, &s.pair_turns);
-            mtp::run(&mut step, w, s.pair_hidden.at(), s.wanted.at(), 1)?;
-            self.take_logits(1, &mut logits)?;
-            if let Some(probe) = probe.as_deref_mut() {
-                let n = m.dims.n_vocab;
-                probe.record(Place::Mtp, Stage::Logits, pos, &[1, n], &logits[logits.len() - n..]);
-            }
-        }
-        Ok(logits)
     }
 }
 

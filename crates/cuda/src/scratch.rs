@@ -96,6 +96,7 @@ pub(crate) fn pairs_max(dims: &Dims, chunk: usize) -> usize {
 
 impl Scratch {
     /// Buffers for steps of `t` tokens.
+    #[expect(clippy::too_many_lines, reason = "one line per buffer")]
     pub(crate) fn new(
         device: &Arc<Device>,
         dims: &Dims,

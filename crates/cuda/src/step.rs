@@ -57,6 +57,8 @@ pub(crate) struct Step<'a> {
     pub indexed: bool,
     pub toks: &'a Buf,
     pub turns: &'a Buf,
+    /// The host has written `turns`.
+    pub has_turns: bool,
     /// Compressed rows of ratio 4 that any token sees, at most.
     pub rows_max: usize,
     pub scores: &'a Buf,
@@ -75,6 +77,11 @@ impl Step<'_> {
         args: &mut Args,
     ) -> Result<()> {
         self.m.device.launch(kernel, geometry, args)
+    }
+
+    /// Computes the rotations of the tokens, unless the host has.
+    pub(crate) fn rotations(&self) -> Result<()> {
+        if self.has_turns { Ok(()) } else { self.m.rotations(self.toks, self.t, self.turns) }
     }
 
     /// Whether stages are observed.
@@ -234,7 +241,7 @@ pub(crate) fn floats(m: &Model, buf: &Buf, n: usize) -> Result<Vec<f32>> {
 /// in `streams[step.side]`.
 pub(crate) fn trunk(step: &mut Step<'_>) -> Result<()> {
     let m = step.m;
-    m.rotations(step.toks, step.t, step.turns)?;
+    step.rotations()?;
     let mut args = Args::new().raw(m.weights.embd.arg().as_bytes(), 8).ptr(step.toks.at());
     args = args.ptr(m.scratch.streams[step.side].at());
     step.launch("embed", Geometry::new(step.t, 1, 256), &mut args)?;

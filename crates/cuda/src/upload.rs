@@ -32,6 +32,9 @@ struct Slot {
 }
 
 impl Uploader {
+    /// Most bytes of a piece.
+    pub(crate) const PIECE_BYTES: usize = PIECE;
+
     pub(crate) fn new(device: &Arc<Device>) -> Result<Self> {
         let slot = || {
             Ok(Slot { host: device.pinned(PIECE)?, raw: device.alloc(PIECE + PAD)?, busy: None })
@@ -44,12 +47,7 @@ impl Uploader {
         &self.device
     }
 
-    /// Most bytes of a piece.
-    pub(crate) fn piece_bytes(&self) -> usize {
-        PIECE
-    }
-
-    /// Brings at most [`Uploader::piece_bytes`] bytes to the device and lets `use_raw` start work
+    /// Brings at most [`Uploader::PIECE_BYTES`] bytes to the device and lets `use_raw` start work
     /// that reads them there.
     pub(crate) fn piece(
         &mut self,
@@ -59,7 +57,7 @@ impl Uploader {
         let slot = &mut self.slots[self.next];
         self.next = (self.next + 1) % DEPTH;
         if let Some(moment) = slot.busy.take() {
-            self.device.wait(&moment)?;
+            Device::wait(&moment)?;
         }
         copy(&mut slot.host.bytes_mut()[..bytes.len()], bytes);
         self.device.write_async(slot.raw.at(), &slot.host, bytes.len())?;

@@ -1,9 +1,9 @@
 //! The kernels against independent references and against the CPU runner, stage by stage, on the
 //! emulator: the same kernels that a GPU runs, on the processor.
 
-#![expect(clippy::print_stdout, reason = "the tables are for people")]
-
 mod common;
+
+use std::fmt::Write as _;
 
 use common::{compare, emulated};
 use ds4_model::testing::{Bounds, Oracle};
@@ -31,7 +31,7 @@ fn quantised_weights_against_the_reference() {
         let (parity, logits) = compare(&mut runner, &oracle, reference, chunk);
         println!("chunks of {chunk}\n{parity}\nlargest difference of logits {logits:?}");
         if let Err(what) = parity.check(rounded) {
-            failures += &format!("chunks of {chunk}:\n{what}");
+            writeln!(failures, "chunks of {chunk}:\n{what}").expect("a string grows");
         }
     }
     assert!(failures.is_empty(), "{failures}");
