@@ -478,3 +478,10 @@ def memory(rng):
                         "OK, I will remember that."))
     return [Turn(tell, reply, f"mem|{tell}", "The user tells me something. I remember it.", "any"),
             Turn(ask, answer, "", f"The user said: {tell}", "contains", expect)]
+
+
+def memory_at_once(rng):
+    """One turn that says something about the user and asks for it."""
+    told, asked = memory(rng)
+    return Turn(f"{told.user} {asked.user}", asked.answer, told.key, f"The user said: {told.user}", "contains",
+                asked.expect)

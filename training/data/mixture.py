@@ -80,8 +80,13 @@ def conversation(rng, family, thinking):
     count = rng.choice((1, 1, 1, 1, 2, 2, 3, 4, 6))
     turns = []
     while len(turns) < count:
-        if family == "chat" and rng.random() < 0.08:
+        roll = rng.random() if family == "chat" else 1
+        if roll < 0.08:
             turns += gen_chat.memory(rng)
+        elif roll < 0.15:
+            turns.append(gen_chat.memory_at_once(rng))
+        elif roll < 0.25:
+            turns.append(gen_chat.lists(rng))
         else:
             kind = family if rng.random() < 0.75 or len(turns) == count - 1 else rng.choice(
                 ("chat", "math", "task"))
