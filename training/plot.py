@@ -34,7 +34,7 @@ def main():
         x, length = xs[i], rows[i]["length"]
         left = sx(xs[after]) - sx(x) < 110                 # no room for the label on the right
         out.append(f'<path d="M{sx(x):.1f} {PAD}V{H - PAD}" stroke="#999" stroke-dasharray="4 3"/>'
-                   f'<text x="{sx(x) + (-4 if left else 4):.1f}" y="{PAD - 6}" '
+                   f'<text x="{sx(x) + (-4 if left else 4):.1f}" y="{PAD - (20 if left else 6)}" '
                    f'text-anchor="{"end" if left else "start"}">windows of {length}</text>')
     ramp = [x for r, x in zip(rows, xs) if 0 < r["share"] < 1]
     if ramp:
