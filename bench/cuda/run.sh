@@ -19,11 +19,11 @@ grep -m1 'model name' /proc/cpuinfo; nproc; uname -sr; date -u +%F
 echo "== parity with the references, layer by layer"
 "$check" parity
 echo "== greedy text of nano, CPU and GPU"
-"$check" greedy "$here/models/nano.gguf" 128
+"$check" greedy "$here/models/nano.gguf" 128 "$here/bench/cuda/prompts.txt"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         echo "== compute-sanitizer $tool"
-        compute-sanitizer --tool $tool "$check" greedy "$here/models/nano.gguf" 2 2>&1 | tail -2
+        compute-sanitizer --tool $tool "$check" greedy "$here/models/nano.gguf" 2 "$here/bench/cuda/prompts.txt" 2>&1 | tail -2
     done
 else
     echo "== compute-sanitizer is not installed: not run"

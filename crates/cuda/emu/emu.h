@@ -37,7 +37,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))
 // One block runs at a time on a host thread, so the thread's storage is the block's.
-#define __shared__ static thread_local
+#define __shared__ static DS4_EMU_LOCAL
 
 #define threadIdx (ds4_emu::worker->lane->tid)
 #define blockIdx (ds4_emu::worker->block_idx)

@@ -123,6 +123,9 @@ class Pool {
     }
 
     static unsigned threads() {
+#ifdef DS4_EMU_SINGLE
+        return 1;
+#endif
         const char* set = getenv("DS4_EMU_THREADS");
         unsigned n = set ? static_cast<unsigned>(atoi(set)) : std::thread::hardware_concurrency();
         return n ? n : 1;

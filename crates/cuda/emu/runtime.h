@@ -21,6 +21,14 @@
 #define DS4_EMU_STACK (64u << 10)
 #endif
 
+// With DS4_EMU_SINGLE launches come one at a time and run on the calling thread alone: nothing is
+// kept per thread.
+#ifdef DS4_EMU_SINGLE
+#define DS4_EMU_LOCAL
+#else
+#define DS4_EMU_LOCAL thread_local
+#endif
+
 namespace ds4_emu __attribute__((visibility("hidden"))) {
 
 constexpr unsigned WARP = 32, MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / WARP, BARRIERS = 16;
@@ -98,7 +106,7 @@ struct Barrier {
 };
 
 struct Worker;
-inline constinit thread_local Worker* worker = nullptr;
+inline constinit DS4_EMU_LOCAL Worker* worker = nullptr;
 [[noreturn]] inline void fail(const std::string& message);
 inline void fiber_main();
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! check parity
-//! check greedy FILE TOKENS
+//! check greedy FILE TOKENS PROMPTS
 //! check speed FILE CONTEXT[,CONTEXT…] [SEQUENCES]
 //! check hybrid FILE GIB[,GIB…]
 //! ```
@@ -25,7 +25,7 @@ fn main() {
     let number = |i: usize| args[i].parse::<usize>().unwrap();
     match args[0].as_str() {
         "parity" => parity(),
-        "greedy" => greedy(Path::new(&args[1]), number(2)),
+        "greedy" => greedy(Path::new(&args[1]), number(2), Path::new(&args[3])),
         "speed" => {
             let contexts: Vec<usize> = args[2].split(',').map(|c| c.parse().unwrap()).collect();
             speed(Path::new(&args[1]), &contexts, args.get(3).map_or(1, |s| s.parse().unwrap()));
@@ -110,17 +110,17 @@ fn forward(r: &mut dyn Runner, seq: SeqId, tokens: &[TokenId]) -> Vec<f32> {
     logits
 }
 
-/// Greedy text of 20 fixed prompts on CPU and GPU, up to the first position where they differ.
-fn greedy(path: &Path, n: usize) {
+/// Greedy text after prompts (a line of token ids each) on CPU and GPU, up to the first position where
+/// they differ.
+fn greedy(path: &Path, n: usize, prompts: &Path) {
     let file = Arc::new(ModelFile::open(path, None).unwrap());
     let mut cpu = CpuRunner::new(&file, &CpuOptions::default()).unwrap();
     let mut gpu = open(&file, Numerics::PROFILE_G);
-    let vocab = u32::try_from(file.dims.n_vocab).unwrap();
+    let text = std::fs::read_to_string(prompts).unwrap();
+    let all = text.lines().count();
     let (mut equal, mut ties) = (0, 0);
-    for p in 0..20_u32 {
-        let prompt: Vec<TokenId> = (0..24 + 13 * p)
-            .map(|i| TokenId(300 + (i * i * 31 + i * 7 + p * 977) % (vocab - 400)))
-            .collect();
+    for (p, line) in text.lines().enumerate() {
+        let prompt: Vec<TokenId> = line.split(' ').map(|id| TokenId(id.parse().unwrap())).collect();
         let (a, b) = (cpu.open_seq(2048).unwrap(), gpu.open_seq(2048).unwrap());
         let (mut x, mut y) = (forward(&mut cpu, a, &prompt), forward(&mut gpu, b, &prompt));
         let mut same = 0;
@@ -140,7 +140,7 @@ fn greedy(path: &Path, n: usize) {
         gpu.close_seq(b);
     }
     println!(
-        "greedy: {equal} of 20 equal for {n} tokens, {ties} others part at a margin below 0.05"
+        "greedy: {equal} of {all} equal for {n} tokens, {ties} others part at a margin below 0.05"
     );
 }
 

@@ -46,22 +46,29 @@ fn main() {
     }
     std::fs::create_dir_all(&out).unwrap();
     let mut table = format!("# registers and spilled bytes of sources {}\n", images::sources_key());
-    for dims in &shapes {
-        archive(&nvcc, &root, &out, &archs, dims, &mut table);
-    }
+    // Shapes side by side: a compiler has one thread.
+    std::thread::scope(|scope| {
+        let one = |dims| {
+            let (nvcc, root, out, archs) = (&nvcc, &root, &out, &archs);
+            scope.spawn(move || archive(nvcc, root, out, archs, dims))
+        };
+        let all: Vec<_> = shapes.iter().map(one).collect();
+        all.into_iter().for_each(|part| table.push_str(&part.join().unwrap()));
+    });
     print!("{table}");
     if ships {
         std::fs::write(out.join("registers.tsv"), table).unwrap();
     }
 }
 
-fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims, table: &mut String) {
+fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims) -> String {
+    let mut table = String::new();
     let numerics = Numerics { rope_f32: true, ..dims.profile_g() };
     let defines = Defines::new(dims, numerics).unwrap();
     let shape = if dims.is_flash() { "flash" } else { "nano" };
     let mut list = Vec::new();
     for arch in archs.split(',') {
-        let file = std::env::temp_dir().join(format!("ds4-{}-{arch}", std::process::id()));
+        let file = std::env::temp_dir().join(format!("ds4-{}-{shape}-{arch}", std::process::id()));
         let mut command = Command::new(nvcc);
         command
             .arg("-std=c++20")
@@ -81,7 +88,7 @@ fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims, table:
         let done = command.output().unwrap();
         let log = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "{log}");
-        report(shape, &name, &log, table);
+        report(shape, &name, &log, &mut table);
         list.push((name, std::fs::read(&file).unwrap()));
         std::fs::remove_file(&file).unwrap();
     }
@@ -89,6 +96,7 @@ fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims, table:
     let path = out.join(images::archive_name(&defines));
     println!("{}: {} bytes", path.display(), packed.len());
     std::fs::write(path, packed).unwrap();
+    table
 }
 
 /// One line per kernel: registers, spilled bytes, shared memory.

@@ -52,6 +52,10 @@ fn fail(what: impl std::fmt::Display) -> Error {
 /// several tests share one.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Bytes behind every allocation that nobody may write.
+const GUARD: usize = 4096;
+/// What they hold.
+const GUARD_BYTE: u8 = 0xa5;
 /// Alignment of every allocation, as on a device.
 const ALIGN: usize = 256;
 
@@ -72,17 +76,23 @@ impl Emulator {
     }
 
     pub(crate) fn alloc(&self, bytes: usize) -> Result<u64> {
-        let layout = Layout::from_size_align(bytes, ALIGN).map_err(fail)?;
+        let layout = Layout::from_size_align(bytes + GUARD, ALIGN).map_err(fail)?;
         // SAFETY: the size is not zero: `Device::alloc` asks for 16 bytes at least.
         let at = unsafe { alloc_zeroed(layout) };
         if at.is_null() {
             return Err(Error::Memory(format!("{bytes} bytes for the emulator")));
         }
+        // SAFETY: the guard lies behind the bytes that were asked for.
+        unsafe { at.add(bytes).write_bytes(GUARD_BYTE, GUARD) };
         Ok(at as u64)
     }
 
     pub(crate) fn free(&self, at: u64, bytes: usize) {
-        let layout = Layout::from_size_align(bytes, ALIGN).expect("it was allocated");
+        let layout = Layout::from_size_align(bytes + GUARD, ALIGN).expect("it was allocated");
+        // SAFETY: from `alloc`, with its guard.
+        let guard = unsafe { std::slice::from_raw_parts((at as *const u8).add(bytes), GUARD) };
+        let whole = guard.iter().all(|b| *b == GUARD_BYTE);
+        assert!(whole || std::thread::panicking(), "a kernel wrote past {bytes} bytes of memory");
         // SAFETY: from `alloc` with this size, freed once by its `Buf`.
         unsafe { dealloc(at as *mut u8, layout) };
     }
@@ -146,8 +156,8 @@ fn build(defines: &Defines) -> Result<PathBuf> {
         .args(["-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-DDS4_EMU", "-w", "-x", "c++"])
         .arg(format!("-I{}", root.join("kernels").display()))
         .arg(format!("-I{}", root.join("emu").display()))
-        // Descriptors make the thread's storage nearly as cheap as an ordinary variable.
-        .args(cfg!(target_arch = "x86_64").then_some("-mtls-dialect=gnu2"))
+        // Launches come one at a time.
+        .arg("-DDS4_EMU_SINGLE")
         .args(defines.flags())
         .arg("-o")
         .arg(&part)

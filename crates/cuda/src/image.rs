@@ -9,7 +9,7 @@ use crate::device::DeviceInfo;
 use crate::shape::Defines;
 
 /// The sources of all kernels, by the names they include each other by.
-pub(crate) const SOURCES: [(&str, &str); 17] = [
+pub(crate) const SOURCES: [(&str, &str); 16] = [
     ("ds4.cu", include_str!("../kernels/ds4.cu")),
     ("device.h", include_str!("../emu/device.h")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
@@ -22,7 +22,6 @@ pub(crate) const SOURCES: [(&str, &str); 17] = [
     ("tables.cuh", include_str!("../kernels/tables.cuh")),
     ("repack.cuh", include_str!("../kernels/repack.cuh")),
     ("mv.cuh", include_str!("../kernels/mv.cuh")),
-    ("mv_mma.cuh", include_str!("../kernels/mv_mma.cuh")),
     ("experts_mv.cuh", include_str!("../kernels/experts_mv.cuh")),
     ("mm.cuh", include_str!("../kernels/mm.cuh")),
     ("attn.cuh", include_str!("../kernels/attn.cuh")),
