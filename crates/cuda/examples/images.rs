@@ -17,7 +17,7 @@ use ds4_model::{Dims, ModelFile, Numerics, shapes};
 
 /// Every architecture that ships; all others take PTX.
 const ARCHS: &str = "80,86,89,90a,100a,120a,ptx";
-/// Of the demo model: code for sm_80 runs on 86 and 89, too. All archives stay below 4 MiB together.
+/// Of the demo model: code for `sm_80` runs on 86 and 89, too. All archives stay below 4 MiB together.
 const DEMO_ARCHS: &str = "80,90a";
 
 fn main() {
@@ -56,7 +56,9 @@ fn main() {
             let archs = if ships && !dims.is_flash() { DEMO_ARCHS } else { &archs };
             all.push(scope.spawn(move || archive(nvcc, root, out, archs, dims)));
         }
-        all.into_iter().for_each(|part| table.push_str(&part.join().unwrap()));
+        for part in all {
+            table.push_str(&part.join().unwrap());
+        }
     });
     print!("{table}");
     if ships {

@@ -27,8 +27,7 @@ pub(crate) struct Constants {
     pub mm_q8_few_shared: u32,
     pub mm_f16_shared: u32,
     pub mm_f16_small_shared: u32,
-    /// Of `exp_mm_gate_up_*` and `exp_mm_down_*` by [`expert_name`](kernels): shared memory
-    /// and warps.
+    /// Of `exp_mm_gate_up_*` and `exp_mm_down_*`, in the order of `experts.rs`: shared memory and warps.
     pub experts: [(u32, u32); 5],
     /// Attention of many tokens, and of few.
     pub attn: AttnConstants,

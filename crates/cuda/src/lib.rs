@@ -1,6 +1,6 @@
 //! DeepSeek V4 Flash on an NVIDIA GPU: hand-written CUDA kernels behind the model's `Runner`.
 //!
-//! Read in this order: [`open`] finds the device and its kernels and makes a [`CudaRunner`]
+//! Read in this order: [`open()`] finds the device and its kernels and makes a [`CudaRunner`]
 //! (`runner`), which uploads the weights once (`weights`, `matrix`, `upload`) in the layouts that
 //! `kernels/common.cuh` describes. A call becomes a `step`: the launches of every `layer`, of its
 //! `experts`, of the output head and of the `mtp` block, in the order of the paper. Steps of few

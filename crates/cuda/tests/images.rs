@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ds4_cuda::{Defines, images};
 use ds4_model::{Dims, ModelFile, Numerics, shapes};
 
-/// Bytes that a thread of a hot kernel may spill: one or two registers, outside its loops.
+/// Bytes that a thread of a hot kernel may spill: one or two registers.
 const SPILL_MAX: u32 = 8;
 
 /// Kernels of every token.
