@@ -14,7 +14,7 @@ use crate::step::Step;
 use crate::{indexer, norm, row_ops, vec_ops};
 
 /// Rows that all heads of a unit visit before the next ones: few enough for the second-level cache.
-const TILE: usize = 32;
+const TILE: usize = 64;
 
 /// The attention sublayer: `s.x` in, `s.y` out; every sequence's state grows by its tokens.
 pub(crate) fn attention(step: &mut Step<'_>, b: &Block<'_>, seqs: &mut [Seq], s: &mut Scratch) {
