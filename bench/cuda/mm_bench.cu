@@ -1,7 +1,7 @@
 // Times the many-token and attention kernels at the published shape and checks samples of their
 // results against double precision.
 //
-//   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -I crates/cuda/kernels -I crates/cuda/emu \
+//   nvcc -O3 -std=c++20 -gencode=arch=compute_90a,code=sm_90a -I crates/cuda/kernels -I crates/cuda/emu \
 //        bench/cuda/mm_bench.cu -o mm_bench && ./mm_bench
 #include <cuda_runtime.h>
 #include <math.h>
