@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Every figure of bench/results/cuda-*.md on one GPU: parity with references and with the CPU, memory checks, speed.
+# Parity with references and with the CPU, memory checks and speed on one GPU: the figures of bench/results/cuda.md but
+# those of `ds4 bench`.
 #
 #   bench/cuda/run.sh q2.gguf [small.gguf]
 #
-# q2.gguf is the published file or a synthetic one of its layout. Needs the release builds of ds4 and of the example
-# `check` (cargo build --release; cargo build --release -p ds4-cuda --features emulator --example check), or DS4 and
-# CHECK naming them.
+# q2.gguf is the published file or a synthetic one of its layout. Needs the example `check` (cargo build --release -p
+# ds4-cuda --features emulator --example check), or CHECK naming it; nano has compiled kernels for sm_80 and 90a, the
+# oracle model is compiled by NVRTC.
 set -uo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
-ds4=${DS4:-$here/target/release/ds4} check=${CHECK:-$here/target/release/examples/check}
+check=${CHECK:-$here/target/release/examples/check}
 file=${1:?usage: run.sh FILE.gguf [SMALLER.gguf]}
 small=${2:-}
 
