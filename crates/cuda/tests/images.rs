@@ -56,7 +56,7 @@ fn images_are_those_of_the_sources() {
 }
 
 #[test]
-fn hot_kernels_do_not_spill() {
+fn hot_kernels_spill_a_register_or_two_at_most() {
     let table = std::fs::read_to_string(folder().join("registers.tsv")).expect("it is committed");
     let head = table.lines().next().unwrap_or_default();
     assert!(head.ends_with(&images::sources_key()), "registers.tsv is of other sources");
