@@ -268,10 +268,9 @@ impl Walk<'_> {
             seq.sync(walk.engine.runner(), prompt, &Cancel::default(), &mut |_| {})?;
             Ok(())
         })?);
-        let mut row = seq.logits().to_vec();
         for ix in 0..n {
             let name = format!("token {ix}");
-            calls.push(self.recorded(name, |walk| walk.append_best(seq, &mut row))?);
+            calls.push(self.recorded(name, |walk| walk.append_best(seq))?);
         }
         Ok(calls)
     }
@@ -299,25 +298,25 @@ impl Walk<'_> {
         done.map(|()| Recorded { name, seconds, events })
     }
 
-    /// Appends the most probable token that is not the end; `row` becomes what follows it.
-    fn append_best(&mut self, seq: &mut Sequence, row: &mut [f32]) -> Result<()> {
-        if let Some(eos) = self.eos {
-            row[eos.0 as usize] = f32::NEG_INFINITY;
+    /// Appends the most probable token that is not the end.
+    fn append_best(&mut self, seq: &mut Sequence) -> Result<()> {
+        let mut next = argmax(seq.logits())?;
+        if Some(next) == self.eos {
+            // Rare: the row is copied only then.
+            let mut row = seq.logits().to_vec();
+            row[next.0 as usize] = f32::NEG_INFINITY;
+            next = argmax(&row)?;
         }
-        let next = argmax(row)?;
-        seq.append(self.engine.runner(), &[next], 1)?;
-        row.copy_from_slice(seq.logits());
-        Ok(())
+        Ok(seq.append(self.engine.runner(), &[next], 1)?)
     }
 
     /// Decodes `n` tokens greedily and sets the sequence back; returns the time of each.
     fn decode(&mut self, seq: &mut Sequence, n: usize) -> Result<Vec<Duration>> {
         let snapshot = seq.snapshot(self.engine.runner())?;
         let mut latencies = Vec::with_capacity(n);
-        let mut row = seq.logits().to_vec();
         for _ in 0..n {
             let start = Instant::now();
-            self.append_best(seq, &mut row)?;
+            self.append_best(seq)?;
             latencies.push(start.elapsed());
         }
         seq.restore(self.engine.runner(), snapshot)

@@ -132,6 +132,27 @@ __device__ __forceinline__ void pdl_go() {
 #endif
 }
 
+// Brings a line of 128 bytes into the second-level cache.
+__device__ __forceinline__ void prefetch_l2(const void* p) {
+#ifdef DS4_EMU
+    (void)p;
+#else
+    asm volatile("prefetch.global.L2 [%0];" :: "l"(p));
+#endif
+}
+
+// What the next kernel but for its launch could already be reading: too little to keep the memory
+// busy, so that only the time until it arrives counts.
+struct Ahead {
+    const char* at;
+    int64_t bytes;
+};
+// Brings it into the second-level cache, a line a thread of the grid.
+__device__ __forceinline__ void fetch_ahead(const Ahead& a) {
+    const int64_t line = (int64_t)(blockIdx.x + gridDim.x * blockIdx.y) * blockDim.x + threadIdx.x;
+    if (line * 128 < a.bytes) prefetch_l2(a.at + line * 128);
+}
+
 // 16 bytes that are read once: past the first-level cache.
 __device__ __forceinline__ uint4 load_stream(const void* p) {
 #ifdef DS4_EMU

@@ -220,11 +220,18 @@ template <int TY, int K, int PARTS, int R> struct EvRows {
 
 // --- gate and up
 
+// Completes the tokens' gates unless they are (null), by the block that has least to do, while its first
+// weights are on their way.
+__device__ __forceinline__ void ev_gates(float* gates, int T) {
+    if (!gates || blockIdx.x != gridDim.x - 1) return;
+    for (int t = threadIdx.x >> 5; t < T; t += blockDim.x >> 5) complete_gates(gates + t * HC_GATES);
+}
+
 // Units of 4 to 16 rows of one pair; 4 warps on the gate and 4 on up, of which WK split the columns.
 template <int TY, int R>
 __device__ __forceinline__ void ev_gate_up_rows(const Mat& gate, const Mat& up, const int* ids, const float* weights,
                                                  const int8_t* xq, const float* xd, const int16_t* xs, const float* xf,
-                                                 float clamp, float* mid, int T) {
+                                                 float clamp, float* mid, int T, float* gates) {
     constexpr int PIECES = N_EMBD / EvType<TY>::VALUES, WK = PIECES >= 128 || N_FF % 16 ? 4 : PIECES >= 64 ? 2 : 1;
     constexpr int ROWS = 4 / WK * R, UNITS = N_FF / ROWS;
     static_assert(N_FF % ROWS == 0, "whole units");
@@ -242,6 +249,7 @@ __device__ __forceinline__ void ev_gate_up_rows(const Mat& gate, const Mat& up, 
         rows.load(m, row0, wk);
     }
     pdl_go();
+    ev_gates(gates, T);
     for (int buf = 0; u < total; buf ^= 1) {
         const int pair = u / UNITS, t = pair / N_USED, row = (u % UNITS) * ROWS;
         u += gridDim.x;
@@ -322,7 +330,7 @@ struct EvIq2 {
 
 template <int COPIES>
 __device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& up, const int* ids, const float* weights,
-                                                     const int8_t* xq, const float* xd, float clamp, float* mid, int T) {
+                                                     const int8_t* xq, const float* xd, float clamp, float* mid, int T, float* gates) {
     constexpr int UNITS = N_FF / 8, THREADS = EV_IQ2_WARPS * 64;
     __shared__ uint2 table[256 * COPIES];
     __shared__ float part[2][2 * EV_IQ2_WARPS][8];
@@ -343,6 +351,7 @@ __device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& 
     EvIq2 w = {};
     if (live && u < total) w.load(m, ev_id(ids + u / UNITS) * UNITS + u % UNITS, kb);
     pdl_go();
+    ev_gates(gates, T);
     __syncthreads();
     uint32_t x[8] = {};
     float dx = 0.0f;
@@ -387,20 +396,21 @@ __device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& 
 
 // gate, up: stacks [N_EXPERT][N_FF][N_EMBD] of one type; ids, weights: [T * N_USED]; xq int8
 // [T][N_EMBD], xd f32 [T][N_EMBD / 256], xs int16 [T][N_EMBD / 16]: the Q8_K form; xf f32
-// [T][N_EMBD], read by _f32 and _f16 only; mid f32 [T * N_USED][N_FF]. T <= 16.
+// [T][N_EMBD], read by _f32 and _f16 only; mid f32 [T * N_USED][N_FF]. T <= 16. gates: see `ev_gates`.
 // Block: 256 threads (_iq2: 64 * ceil(N_EMBD / 1024)). Grid: any; 4 blocks per multiprocessor for _iq2,
 // else T * N_USED * N_FF / 4 or fewer: 4 blocks per multiprocessor stay busy.
 #define EV_GATE_UP(name, bounds, ...)                                                                              \
     extern "C" __global__ void __launch_bounds__ bounds                                                             \
         name(const __grid_constant__ Mat gate, const __grid_constant__ Mat up, const int* ids, const float* weights, \
-             const int8_t* xq, const float* xd, const int16_t* xs, const float* xf, float clamp, float* mid, int T) { \
+             const int8_t* xq, const float* xd, const int16_t* xs, const float* xf, float clamp, float* mid, int T, \
+             float* gates) {                                                                                        \
         __VA_ARGS__;                                                                                                \
     }                                                                                                               \
     DS4_REGISTER(name)
 #define EV_GATE_UP_ROWS(name, type, blocks) \
-    EV_GATE_UP(name, (256, N_EMBD <= 4096 ? blocks : 2), ev_gate_up_rows<type, 4>(gate, up, ids, weights, xq, xd, xs, xf, clamp, mid, T))
+    EV_GATE_UP(name, (256, N_EMBD <= 4096 ? blocks : 2), ev_gate_up_rows<type, 4>(gate, up, ids, weights, xq, xd, xs, xf, clamp, mid, T, gates))
 #if EV_BLOCKS
-EV_GATE_UP(exp_gate_up_iq2, (EV_IQ2_WARPS * 64), ev_gate_up_iq2_rows<8>(gate, up, ids, weights, xq, xd, clamp, mid, T))
+EV_GATE_UP(exp_gate_up_iq2, (EV_IQ2_WARPS * 64), ev_gate_up_iq2_rows<8>(gate, up, ids, weights, xq, xd, clamp, mid, T, gates))
 EV_GATE_UP_ROWS(exp_gate_up_q2k, TY_Q2_K, 4)
 EV_GATE_UP_ROWS(exp_gate_up_q4k, TY_Q4_K, 4)
 EV_GATE_UP_ROWS(exp_gate_up_mxfp4, TY_MXFP4, 4)
@@ -542,7 +552,7 @@ __device__ __forceinline__ void ev_put(float (&y)[4], float* part) {
 
 template <int TY, int MOST>
 __device__ __forceinline__ void ev_down_rows(const Mat& down, const int* ids, const float* mid, const Mat& shared,
-                                              const float* shared_mid, float* y, int early) {
+                                              const float* shared_mid, float* y, int early, const Ahead& ahead) {
     typedef EvDown<TY, MOST> D;
     typedef EvRows<TY, N_FF, D::WE, D::R> Rows;
     static_assert(N_EMBD % D::R == 0, "whole units");
@@ -558,6 +568,7 @@ __device__ __forceinline__ void ev_down_rows(const Mat& down, const int* ids, co
     mid += (int64_t)t * N_USED * N_FF, shared_mid += (int64_t)t * N_FF, ids += t * N_USED, y += (int64_t)t * N_EMBD;
     int u = blockIdx.x * groups + group, buf = 0;
     pdl_go();
+    fetch_ahead(ahead);
     if (is_shared) {
         const EvActs a = {0, 0, 0, shared_mid};
         EvShared w;
@@ -631,8 +642,8 @@ __device__ __forceinline__ void ev_down_rows(const Mat& down, const int* ids, co
 #define EV_DOWN(name, type, groups)                                                                                       \
     extern "C" __global__ void __launch_bounds__(EvDown<type, groups>::WARPS * 32)                                       \
         name(const __grid_constant__ Mat down, const int* ids, const float* mid, const __grid_constant__ Mat shared, \
-             const float* shared_mid, float* y, int T, int early) {                                                \
-        ev_down_rows<type, groups>(down, ids, mid, shared, shared_mid, y, early);                                         \
+             const float* shared_mid, float* y, int T, int early, const __grid_constant__ Ahead ahead) {           \
+        ev_down_rows<type, groups>(down, ids, mid, shared, shared_mid, y, early, ahead);                                  \
     }                                                                                                              \
     DS4_REGISTER(name)
 #if N_FF <= 2048 && N_USED <= 6

@@ -180,6 +180,15 @@ __device__ __forceinline__ float sinkhorn(float v, int lane) {
     return v;
 }
 
+// Completes a token's gates where comb still is logarithms, by one warp. A function of its own, so
+// that it takes no registers from the kernels it is a guest in.
+__device__ __noinline__ void complete_gates(float* gates) {
+    const int lane = threadIdx.x & 31;
+    float* comb = gates + 2 * N_HC;
+    const float c = sinkhorn(lane < N_HC * N_HC ? comb[lane] : 0.0f, lane);
+    if (lane < N_HC * N_HC) comb[lane] = c;
+}
+
 // The gate of row `m` of the mix from its product with the normed streams, scaled and shifted:
 // pre, post, or the logarithm of an element of comb.
 __device__ __forceinline__ float gate(int m, float g) {
@@ -498,7 +507,7 @@ template <> struct HcPair<true> {
     __device__ __forceinline__ float2 get() const { return __half22float2(v); }
 };
 
-// All gates of a token from the sums of all blocks, by one warp.
+// All gates of a token from the sums of all blocks, by one warp; of comb only the logarithms.
 __device__ __forceinline__ void fused_gates(const HcShared& s, float base, float scale, float* gates) {
     const int lane = threadIdx.x & 31, m = lane < HC_MIX ? lane : HC_MIX;
     float sum = 0.0f, square = 0.0f;
@@ -507,10 +516,7 @@ __device__ __forceinline__ void fused_gates(const HcShared& s, float base, float
         sum += s.sums[m][c];
         square += s.sums[HC_MIX][c];
     }
-    const float g = gate(m, sum * streams_scale(square) * scale + base);
-    const float c = sinkhorn(__shfl_sync(FULL, g, (2 * N_HC + lane) & 31), lane);
-    if (lane < 2 * N_HC) gates[lane] = g;
-    if (lane < N_HC * N_HC) gates[2 * N_HC + lane] = c;
+    if (lane < HC_MIX) gates[lane] = gate(m, sum * streams_scale(square) * scale + base);
 }
 
 // The channels of the thread in the sublayer's input, before its norm.
@@ -680,8 +686,10 @@ __device__ __forceinline__ void hc_fused_token(const Cluster c, int t, const Mat
 #define HC_FUSED_SPACE __shared__ HcShared space; const Cluster cluster{&space}
 #endif
 
-// What `hc_mix` and `hc_pre` do, of tokens 0.. in order. grid (HC_CLUSTER · tokens), block
-// HC_FUSED_THREADS. `gates` are read for `y` and replaced.
+// What `hc_mix` and `hc_pre` do, of tokens 0.. in order, but for the end of comb: its chain of dependent
+// steps is nobody's concern before the next hyper-connection, so a kernel in between that has time for it
+// calls `complete_gates`. grid (HC_CLUSTER · tokens), block HC_FUSED_THREADS. `gates` are read for `y`
+// and replaced.
 HC_FUSED_KERNEL(hc_fused)(Mat fn, HcFusedArgs args) {
     HC_FUSED_SPACE;
     hc_fused_token<true>(cluster, HC_FUSED_TOKEN, fn, args);
@@ -696,6 +704,14 @@ HC_FUSED_KERNEL(hc_fused_f32)(Mat fn, HcFusedArgs args) {
 DS4_REGISTER(hc_fused_f32)
 
 #endif
+
+// `complete_gates` alone. grid (tokens), block 32.
+DS4_KERNEL(hc_comb, 32)(float* gates) {
+    pdl_wait();
+    pdl_go();
+    complete_gates(gates + (size_t)blockIdx.x * HC_GATES);
+}
+DS4_REGISTER(hc_comb)
 
 // Int8 forms of rows of f32 values. grid (tokens, pieces of 1024 columns), block 128.
 DS4_KERNEL(quantise, 128)(const float* x, int cols, int forms, int8_t* q8, float* d8, int8_t* qk, float* dk,

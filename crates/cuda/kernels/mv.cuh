@@ -42,6 +42,7 @@ struct MvJobs {
     int pad[2];
     unsigned* done;  // those of them that are done: 0 before and after the launch
     RouteArgs route;
+    Ahead ahead;
 };
 
 // --- loads of weights: in program order with `pdl_wait`, past the first-level cache
@@ -51,9 +52,7 @@ __device__ __forceinline__ uint2 load_stream8(const void* p) { return *(const ui
 __device__ __forceinline__ uint32_t load_stream4(const void* p) { return *(const uint32_t*)p; }
 __device__ __forceinline__ uint32_t load_stream2(const void* p) { return *(const uint16_t*)p; }
 __device__ __forceinline__ uint32_t load_stream1(const void* p) { return *(const uint8_t*)p; }
-__device__ __forceinline__ void prefetch_l2(const void*) {}
 #else
-__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
 __device__ __forceinline__ uint2 load_stream8(const void* p) {
     uint2 v;
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
@@ -430,6 +429,7 @@ template <int T, int WARPS, int RQ, int CQ, int RF, int CF, class In>
 __device__ __forceinline__ void mv_small(const MvJobs& jobs, const In& in) {
     constexpr int RM = RQ > RF ? RQ : RF;
     __shared__ float part[WARPS * RM * T];
+    fetch_ahead(jobs.ahead);
     const MvJob& job = jobs.job[mv_job(jobs)];
     const int block = blockIdx.x - job.first, warp = threadIdx.x >> 5, cols = job.w.cols;
     if (job.w.type == TY_Q8_0) {

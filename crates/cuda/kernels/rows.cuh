@@ -165,10 +165,11 @@ struct RowsArgs {
     const float* kv_norm;
     kv_t* raw;               // [T][HEAD_DIM]
     Comp comp, idx;
+    float* gates;            // [T][HC_GATES], to be completed; null: they are
 };
 
 // What follows the projections of a sublayer's input, by one block for one token: role 0 the query's
-// low-rank form, 1 the raw row, 2 the compressor, 3 the index compressor. row, space: shared memory.
+// low-rank form, 1 the raw row and the gates, 2 the compressor, 3 the index compressor. row, space: shared memory.
 #define ROWS_WIDTH (HEAD_DIM > Q_RANK ? HEAD_DIM : Q_RANK)
 __device__ __forceinline__ void rows_role(const RowsArgs& a, int t, int role, float* row, float* space) {
     const Tok tok = a.toks[t];
@@ -186,6 +187,7 @@ __device__ __forceinline__ void rows_role(const RowsArgs& a, int t, int role, fl
         rotate_row(row, HEAD_DIM, a.turns + (size_t)t * ROPE_DIM);
         kv_t* ring = a.store ? s.raw + (size_t)(tok.pos % RAW_SLOTS) * HEAD_DIM : 0;
         store_row(row, a.raw + (size_t)t * HEAD_DIM, ring);
+        if (a.gates && threadIdx.x < WARP) complete_gates(a.gates + (size_t)t * HC_GATES);
     } else if (role == 2) {
         if (!a.ratio) return;
         if (a.store) keep(a.comp, s.comp_kv, s.comp_sc, t, tok.pos, a.ratio, HEAD_DIM);

@@ -179,13 +179,18 @@ impl Driver {
     }
 
     pub(crate) fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.read_async(from, bytes)?;
+        self.sync()
+    }
+
+    /// Starts a copy; the bytes are there after a wait for a later moment and must stay until then.
+    pub(crate) fn read_async(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.current()?;
-        // SAFETY: the source is a live buffer of at least this size; the copy ends before `sync`.
+        // SAFETY: the source is a live buffer of at least this size, the bytes stay (see above).
         let result = unsafe {
             sys::cuMemcpyDtoHAsync_v2(bytes.as_mut_ptr().cast(), from, bytes.len(), self.stream)
         };
-        check(result, "copying from the device")?;
-        self.sync()
+        check(result, "copying from the device")
     }
 
     pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {

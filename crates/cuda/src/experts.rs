@@ -5,7 +5,7 @@ use zerocopy::IntoBytes;
 
 use crate::args::Args;
 use crate::device::Geometry;
-use crate::launch::{Job, Kind, RouteArg, products, quantise};
+use crate::launch::{AheadArg, Job, Kind, RouteArg, products, quantise};
 use crate::matrix::Form;
 use crate::scratch::FEW;
 use crate::step::Step;
@@ -119,6 +119,7 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     let mut args = Args::new().raw(e.gate.arg().as_bytes(), 8).raw(e.up.arg().as_bytes(), 8);
     args = args.ptr(s.ids.at()).ptr(s.weights.at()).ptr(s.xk.q.at()).ptr(s.xk.d.at());
     args = args.ptr(s.xk.sums.at()).ptr(s.x.f.at()).float(b.clamps.0).ptr(s.mid.at()).int(step.t);
+    args = args.ptr(step.open_gates());
     let geometry = if e.gate.form == Form::Iq2Xxs {
         let threads = 64 * u32::try_from(d.n_embd.div_ceil(1024)).expect("small");
         Geometry::new(4 * sms, 1, threads)
@@ -130,7 +131,8 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     step.launch(up.few_up, geometry.reads(read), &mut args)?;
     let mut args = Args::new().raw(e.down.arg().as_bytes(), 8).ptr(s.ids.at()).ptr(s.mid.at());
     args = args.raw(b.shared.down.arg().as_bytes(), 8).ptr(s.shared_mid.f.at()).ptr(s.y.at());
-    args = args.int(step.t).int(1);
+    let ahead = step.next.map_or_else(AheadArg::default, |next| AheadArg::of(&next.hc_attn.mix));
+    args = args.int(step.t).int(1).raw(ahead.as_bytes(), 8);
     // Of Q2_K a warp takes an expert, and two groups of rows share what a block quantises.
     let (per, groups) = match e.down.form {
         Form::Q2K if d.n_ff <= 2048 && d.n_expert_used <= 6 => (1, 2),

@@ -40,6 +40,22 @@ pub(crate) struct MvJobsArg {
     pad: [i32; 2],
     done: u64,
     route: RouteArg,
+    ahead: AheadArg,
+}
+
+/// `Ahead` of `common.cuh`: weights of the next kernel, to be brought closer; nothing by default.
+#[derive(Clone, Copy, Debug, Default, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct AheadArg {
+    at: u64,
+    bytes: u64,
+}
+
+impl AheadArg {
+    pub(crate) fn of(w: &DeviceMatrix) -> Self {
+        let (at, bytes) = w.values();
+        Self { at, bytes }
+    }
 }
 
 /// `RouteArgs` of `router.cuh`.
@@ -88,6 +104,7 @@ pub(crate) struct RowsArg {
     pub raw: u64,
     pub comp: CompArg,
     pub idx: CompArg,
+    pub gates: u64,
 }
 
 /// `Ropes` of `rows.cuh`.
@@ -126,15 +143,21 @@ pub(crate) struct Job<'a> {
     /// Parts of the rows that read parts of the input.
     pub groups: usize,
     pub kind: Kind<'a>,
+    /// Weights that the next launch reads first.
+    pub ahead: Option<&'a DeviceMatrix>,
 }
 
 impl<'a> Job<'a> {
     pub(crate) fn new(w: &'a DeviceMatrix, out: u64) -> Self {
-        Self { w, out, stride: w.rows, groups: 1, kind: Kind::Product }
+        Self { w, out, stride: w.rows, groups: 1, kind: Kind::Product, ahead: None }
     }
 
     pub(crate) fn groups(self, groups: usize) -> Self {
         Self { groups, ..self }
+    }
+
+    pub(crate) fn ahead(self, w: &'a DeviceMatrix) -> Self {
+        Self { ahead: Some(w), ..self }
     }
 
     pub(crate) fn kind(self, kind: Kind<'a>) -> Self {
@@ -237,6 +260,7 @@ fn arg(jobs: &[Job<'_>], blocks: Blocks, first: usize) -> (MvJobsArg, usize) {
         pad: [0; 2],
         done: 0,
         route: RouteArg::default(),
+        ahead: AheadArg::default(),
     };
     let mut next = first;
     for (slot, job) in arg.job.iter_mut().zip(jobs) {
@@ -260,6 +284,7 @@ fn arg(jobs: &[Job<'_>], blocks: Blocks, first: usize) -> (MvJobsArg, usize) {
                 MvJobArg { kind: 3, ..plain }
             }
         };
+        arg.ahead = job.ahead.map_or(arg.ahead, AheadArg::of);
         next += blocks.of(job);
     }
     (arg, next)

@@ -59,7 +59,7 @@ pub(crate) fn hc_pre(
     forms: usize,
     observe: Option<Place>,
 ) -> Result<()> {
-    if step.t <= FEW && step.m.constants.hc_fused_threads != 0 {
+    if step.fuses_hc() {
         hc_fused(step, hc, weight, before, forms, observe.is_some())?;
     } else {
         hc_mix(step, hc, before, None, step.t)?;
@@ -126,6 +126,9 @@ fn hc_fused(
     step.launch(kernel, geometry.reads(hc.mix.one_bytes()), &mut args)?;
     if spread {
         step.side = 1 - step.side;
+    }
+    if step.observed() {
+        step.launch("hc_comb", Geometry::new(step.t, 1, 32), &mut Args::new().ptr(s.gates.at()))?;
     }
     Ok(())
 }
@@ -271,6 +274,7 @@ pub(crate) fn rows_arg(step: &Step<'_>, b: &Block) -> RowsArg {
         raw: s.raw.at(),
         comp: b.comp.as_ref().map_or_else(CompArg::default, |c| comp(c, &s.comp)),
         idx: b.indexer.as_ref().map_or_else(CompArg::default, |i| comp(&i.comp, &s.index)),
+        gates: step.open_gates(),
     }
 }
 
@@ -378,5 +382,6 @@ fn output(step: &Step<'_>, b: &Block) -> Result<()> {
         products(&m.device, &m.constants, &s.heads, step.t, &[job])?;
         quantise(&m.device, &s.low, step.t)?;
     }
-    products(&m.device, &m.constants, &s.low, step.t, &[Job::new(&b.out_b, s.y.at())])
+    let job = Job::new(&b.out_b, s.y.at()).ahead(&b.hc_ffn.mix);
+    products(&m.device, &m.constants, &s.low, step.t, &[job])
 }

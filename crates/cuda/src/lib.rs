@@ -30,7 +30,6 @@ mod hybrid;
 mod image;
 #[cfg(all(test, feature = "emulator"))]
 mod kernel_tests;
-mod landing;
 mod launch;
 mod layer;
 mod matrix;

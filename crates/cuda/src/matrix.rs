@@ -174,6 +174,11 @@ impl DeviceMatrix {
         Ok(())
     }
 
+    /// Address and bytes of its values, without scales that lie apart.
+    pub(crate) fn values(&self) -> (u64, u64) {
+        (self.q.at(), self.form.planes(self.rows, self.cols).q as u64)
+    }
+
     /// Bytes of one matrix of the stack.
     pub(crate) fn one_bytes(&self) -> u64 {
         let p = self.form.planes(self.rows, self.cols);

@@ -13,7 +13,6 @@ use ds4_model::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::device::{Device, DeviceInfo, Graph, Pinned, Timed};
-use crate::landing::append;
 use crate::model::{Model, SEQS_MAX};
 use crate::scratch::{FEW, LOGIT_ROWS, pairs_max};
 use crate::seq::{Layout, Seq, raw_slots};
@@ -469,6 +468,7 @@ impl CudaRunner {
             score_stride: self.scores.stride,
             parts: &tokens.parts,
             seqs: &self.seqs,
+            next: None,
             probe,
         }
     }
@@ -483,9 +483,10 @@ impl CudaRunner {
         for first in (0..n).step_by(LANDING_ROWS) {
             let bytes = 4 * LANDING_ROWS.min(n - first) * width;
             let at = m.scratch.logits.at() + (4 * first * width) as u64;
-            m.device.read_pinned(at, &mut landing, bytes)?;
-            let rows = <[f32]>::ref_from_bytes(&landing.bytes()[..bytes]);
-            append(logits, rows.expect("locked memory is aligned to pages"));
+            m.device.read_pieces(at, &mut landing, bytes, |piece| {
+                let values = <[f32]>::ref_from_bytes(piece);
+                logits.extend_from_slice(values.expect("locked memory is aligned to pages"));
+            })?;
         }
         Ok(())
     }

@@ -8,8 +8,9 @@ use crate::args::Args;
 use crate::device::{Buf, Geometry};
 use crate::layer::{self, Before};
 use crate::model::Model;
-use crate::scratch::LOGIT_ROWS;
+use crate::scratch::{FEW, LOGIT_ROWS};
 use crate::seq::Seq;
+use crate::weights::Block;
 
 /// The tokens of one sequence within a step.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +67,8 @@ pub(crate) struct Step<'a> {
     pub score_stride: usize,
     pub parts: &'a [Part],
     pub seqs: &'a [Seq],
+    /// The layer after the present one.
+    pub next: Option<&'a Block>,
     pub probe: Option<&'a mut (dyn Probe + 'static)>,
 }
 
@@ -87,6 +90,17 @@ impl Step<'_> {
     /// Whether stages are observed.
     pub(crate) fn observed(&self) -> bool {
         self.probe.is_some()
+    }
+
+    /// Whether a hyper-connection is one kernel, `hc_fused`.
+    pub(crate) fn fuses_hc(&self) -> bool {
+        self.t <= FEW && self.m.constants.hc_fused_threads != 0
+    }
+
+    /// The gates that `hc_fused` has left open for a later kernel to complete, or 0: an observer
+    /// sees them at once.
+    pub(crate) fn open_gates(&self) -> u64 {
+        if self.fuses_hc() && !self.observed() { self.m.scratch.gates.at() } else { 0 }
     }
 
     /// Shows the observer one row of `shape` f32 values per token, part by part.
@@ -147,7 +161,7 @@ impl Step<'_> {
     }
 
     /// Shows the step's raw rows and the rows it completed.
-    pub(crate) fn show_rows(&mut self, b: &crate::weights::Block, place: Place) -> Result<()> {
+    pub(crate) fn show_rows(&mut self, b: &Block, place: Place) -> Result<()> {
         if !self.observed() {
             return Ok(());
         }
@@ -248,6 +262,7 @@ pub(crate) fn trunk(step: &mut Step<'_>) -> Result<()> {
     let mut before = Before::Streams;
     for (il, b) in m.weights.layers.iter().enumerate() {
         step.place = il;
+        step.next = m.weights.layers.get(il + 1);
         step.force(il)?;
         layer::block(step, b, Place::Layer(il), before)?;
         before = Before::Sublayer;
