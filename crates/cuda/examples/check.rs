@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! check parity
+//! check stages FILE TOKENS
 //! check greedy FILE TOKENS PROMPTS
 //! check speed FILE CONTEXT[,CONTEXT…] [SEQUENCES]
 //! check hybrid FILE GIB[,GIB…]
@@ -17,7 +18,8 @@ use std::time::Instant;
 
 use ds4_cpu::{CpuOptions, CpuRunner};
 use ds4_cuda::{CudaOptions, CudaRunner};
-use ds4_model::testing::{Bounds, Oracle, Parity, run};
+use ds4_model::npy::Array;
+use ds4_model::testing::{Bounds, Oracle, Parity, Reference, run};
 use ds4_model::{ModelFile, Numerics, Place, Recorder, Runner, SeqId, Span, Stage, TokenId};
 
 fn main() {
@@ -25,6 +27,7 @@ fn main() {
     let number = |i: usize| args[i].parse::<usize>().unwrap();
     match args[0].as_str() {
         "parity" => parity(),
+        "stages" => stages(Path::new(&args[1]), number(2)),
         "greedy" => greedy(Path::new(&args[1]), number(2), Path::new(&args[3])),
         "speed" => {
             let contexts: Vec<usize> = args[2].split(',').map(|c| c.parse().unwrap()).collect();
@@ -59,21 +62,52 @@ fn bounds(_: Place, stage: Stage) -> Bounds {
 fn parity() {
     let oracle = Oracle::quant();
     let r = oracle.reference("ds4").unwrap();
-    let model = Arc::new(oracle.model.clone());
-    for chunk in [1, 5, 40] {
-        let mut runner = open(&model, r.numerics);
+    compare(&Arc::new(oracle.model.clone()), r, &[1, 5, 40]);
+}
+
+/// A model of any size against the CPU, layer by layer.
+fn stages(path: &Path, n: usize) {
+    let file = Arc::new(ModelFile::open(path, None).unwrap());
+    let vocab = u32::try_from(file.dims.n_vocab).unwrap();
+    let id = |i: u32| TokenId((i * 7919 + 13) % vocab);
+    let tokens: Vec<TokenId> = (0..u32::try_from(n).unwrap()).map(id).collect();
+    let mut cpu = CpuRunner::new(&file, &CpuOptions::default()).unwrap();
+    let recorder = Recorder::new();
+    cpu.set_probe(Some(Box::new(recorder.clone())));
+    let seq = cpu.open_seq(u32::try_from(n).unwrap()).unwrap();
+    let logits = run(&mut cpu, seq, &tokens, n).unwrap();
+    drop(cpu);
+    let none = Array::new(vec![0, file.dims.n_vocab], Vec::new());
+    let reference = Reference {
+        mode: "ds4",
+        numerics: Numerics::PROFILE_G,
+        tokens,
+        decode: Vec::new(),
+        logits,
+        decode_logits: none,
+        stages: recorder.take(),
+    };
+    compare(&file, &reference, &[1, 5, n]);
+}
+
+/// Each layer on the reference's input, in chunks of so many tokens.
+fn compare(model: &Arc<ModelFile>, r: &Reference, chunks: &[usize]) {
+    for &chunk in chunks {
+        let mut runner = open(model, r.numerics);
         let hidden = r.hidden();
         let last = hidden.last().cloned().unwrap();
         let recorder = Recorder::forcing(hidden);
         runner.set_probe(Some(Box::new(recorder.clone())));
-        let seq = runner.open_seq(1000).unwrap();
+        let seq = runner.open_seq(u32::try_from(r.tokens.len()).unwrap().max(1000)).unwrap();
         run(&mut runner, seq, &r.tokens, chunk).unwrap();
         let mut stages = recorder.take();
-        let pairs = r.tokens.len() - 1;
-        runner.mtp_forward(&last.data[..pairs * last.width()], &r.tokens[1..]).unwrap();
-        stages.extend(recorder.take());
+        if model.weights.mtp.is_some() {
+            let pairs = r.tokens.len() - 1;
+            runner.mtp_forward(&last.data[..pairs * last.width()], &r.tokens[1..]).unwrap();
+            stages.extend(recorder.take());
+        }
         runner.set_probe(None);
-        let parity = Parity::new(&stages, r, &oracle.model.weights, 1e-2);
+        let parity = Parity::new(&stages, r, &model.weights, 1e-2);
         let mut worst: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for (_, stage, e) in &parity.errors {
             let w = worst.entry(stage.name()).or_default();
@@ -83,6 +117,7 @@ fn parity() {
         for (stage, (median, p99)) in worst {
             println!("  {stage:16} {median:9.1e} {p99:9.1e}");
         }
+        println!("  choices compared: {}", parity.n_choices);
         match parity.check(bounds) {
             Ok(()) => println!("chunks of {chunk}: within the suite's limits"),
             Err(what) => println!("chunks of {chunk}: FAILED\n{what}"),

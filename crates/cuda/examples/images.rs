@@ -2,12 +2,14 @@
 //! and prints registers and spills.
 //!
 //! ```text
-//! cargo run --release -p ds4-cuda --example images -- NVCC [--out DIR] [--arch LIST] [FILE…]
+//! cargo run --release -p ds4-cuda --example images -- NVCC [--check | --out DIR] [--arch LIST] [FILE…]
 //! ```
-//! Without files: the published shape and nano, into `crates/cuda/images`.
+//! Without files: the published shape and nano, into `crates/cuda/images`; with `--check`, nothing is
+//! written: the table must be the one that is there, line by line.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool for developers")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,10 +27,11 @@ fn main() {
     let nvcc = args.next().expect("the path of nvcc");
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let (mut out, mut archs, mut shapes) = (root.join("images"), ARCHS.to_owned(), Vec::new());
-    let mut ships = true;
+    let (mut ships, mut checks) = (true, false);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--out" => (out, ships) = (args.next().unwrap().into(), false),
+            "--check" => checks = true,
             "--arch" => archs = args.next().unwrap(),
             "quant" => shapes.push(ds4_model::testing::quant_dims()),
             "flash" => shapes.push(shapes::flash()),
@@ -39,7 +42,7 @@ fn main() {
         let nano = root.join("../../models/nano.gguf");
         shapes = vec![shapes::flash(), ModelFile::open(&nano, None).unwrap().dims];
     }
-    if ships {
+    if ships && !checks {
         for old in std::fs::read_dir(&out).into_iter().flatten().flatten() {
             if old.path().extension().is_some_and(|e| e == "zst") {
                 std::fs::remove_file(old.path()).unwrap();
@@ -54,19 +57,38 @@ fn main() {
         for dims in &shapes {
             let (nvcc, root, out) = (&nvcc, &root, &out);
             let archs = if ships && !dims.is_flash() { DEMO_ARCHS } else { &archs };
+            let out = (!checks).then_some(out.as_path());
             all.push(scope.spawn(move || archive(nvcc, root, out, archs, dims)));
         }
         for part in all {
             table.push_str(&part.join().unwrap());
         }
     });
+    let path = out.join("registers.tsv");
+    if checks {
+        return check(&std::fs::read_to_string(&path).unwrap(), &table);
+    }
     print!("{table}");
     if ships {
-        std::fs::write(out.join("registers.tsv"), table).unwrap();
+        std::fs::write(path, table).unwrap();
     }
 }
 
-fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims) -> String {
+/// Ends the program with an error where a kernel needs other registers than the table says.
+fn check(there: &str, now: &str) {
+    let lines: BTreeSet<&str> = there.lines().collect();
+    let others: Vec<&str> = now.lines().filter(|line| !lines.contains(line)).collect();
+    println!(
+        "{} kernels compiled, {} not as in registers.tsv",
+        now.lines().count() - 1,
+        others.len()
+    );
+    others.iter().for_each(|line| println!("{line}"));
+    std::process::exit(i32::from(!others.is_empty()));
+}
+
+/// Compiles a shape for all of `archs`, writes the archive into `out`, and returns the lines of the table.
+fn archive(nvcc: &str, root: &Path, out: Option<&Path>, archs: &str, dims: &Dims) -> String {
     let mut table = String::new();
     let numerics = Numerics { rope_f32: true, ..dims.profile_g() };
     let defines = Defines::new(dims, numerics).unwrap();
@@ -97,6 +119,7 @@ fn archive(nvcc: &str, root: &Path, out: &Path, archs: &str, dims: &Dims) -> Str
         list.push((name, std::fs::read(&file).unwrap()));
         std::fs::remove_file(&file).unwrap();
     }
+    let Some(out) = out else { return table };
     let packed = images::pack(&list).unwrap();
     let path = out.join(images::archive_name(&defines));
     println!("{}: {} bytes", path.display(), packed.len());

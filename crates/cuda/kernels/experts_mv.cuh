@@ -410,7 +410,7 @@ __device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& 
 #define EV_GATE_UP_ROWS(name, type, blocks) \
     EV_GATE_UP(name, (256, N_EMBD <= 4096 ? blocks : 2), ev_gate_up_rows<type, 4>(gate, up, ids, weights, xq, xd, xs, xf, clamp, mid, T, gates))
 #if EV_BLOCKS
-EV_GATE_UP(exp_gate_up_iq2, (EV_IQ2_WARPS * 64), ev_gate_up_iq2_rows<8>(gate, up, ids, weights, xq, xd, clamp, mid, T, gates))
+EV_GATE_UP(exp_gate_up_iq2, (EV_IQ2_WARPS * 64), ev_gate_up_iq2_rows<16>(gate, up, ids, weights, xq, xd, clamp, mid, T, gates))
 EV_GATE_UP_ROWS(exp_gate_up_q2k, TY_Q2_K, 4)
 EV_GATE_UP_ROWS(exp_gate_up_q4k, TY_Q4_K, 4)
 EV_GATE_UP_ROWS(exp_gate_up_mxfp4, TY_MXFP4, 4)

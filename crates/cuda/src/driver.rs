@@ -56,6 +56,19 @@ pub(crate) struct Graph(sys::CUgraphExec);
 // SAFETY: only replayed through a `Driver`, which orders all use.
 unsafe impl Send for Graph {}
 
+/// The CUDA version whose driver takes the kernels, as the driver counts: 1000 · major + 10 · minor.
+const CUDA_MIN: i32 = 13_000;
+
+fn too_old(version: i32) -> String {
+    format!(
+        "the NVIDIA driver supports CUDA {}.{}, the kernels need {}.0; install driver 580 or later, or \
+         use --backend cpu",
+        version / 1000,
+        version % 1000 / 10,
+        CUDA_MIN / 1000
+    )
+}
+
 /// The driver's error as ours.
 fn check(result: sys::CUresult, what: &str) -> Result<()> {
     if result == sys::CUresult::CUDA_SUCCESS {
@@ -92,6 +105,11 @@ impl Driver {
                 return Ok(None);
             }
             check(init, "starting the driver")?;
+            let mut version = 0;
+            check(sys::cuDriverGetVersion(&raw mut version), "asking the driver")?;
+            if version < CUDA_MIN {
+                return Err(Error::Unsupported(too_old(version)));
+            }
             let mut count = 0;
             check(sys::cuDeviceGetCount(&raw mut count), "counting devices")?;
             if ordinal >= count {
@@ -129,7 +147,7 @@ impl Driver {
         // SAFETY: the image outlives the call and is terminated.
         unsafe {
             let result = sys::cuModuleLoadData(&raw mut self.module, image.as_ptr().cast());
-            check(result, "loading the kernels (is the driver older than CUDA 13?)")
+            check(result, "loading the kernels")
         }
     }
 

@@ -1,6 +1,9 @@
 //! Where a model runs, on a machine without a GPU.
 
-use crate::run::{NANO, dir, ds4, file};
+use std::path::Path;
+use std::process::Command;
+
+use crate::run::{NANO, Run, command, dir, ds4, file};
 
 #[test]
 fn a_gpu_that_is_not_there_is_an_error_only_for_who_asked_for_it() {
@@ -53,4 +56,38 @@ fn without_a_gpu_the_choice_is_silent() {
         assert!(!run.err.contains("GPU"), "{flags:?}: {}", run.err);
         run.ok();
     }
+}
+
+/// A word of the demo model where a library of ours stands in for a driver of CUDA 12.4.
+fn with_old_driver(folder: &Path, backend: &str) -> Run {
+    let mut command = command();
+    command.args(["--backend", backend, "-p", "hi", "-n", "1", "-c", "512"]);
+    let output = command.env("LD_LIBRARY_PATH", folder).output().unwrap();
+    Run {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_old_driver_is_named() {
+    let folder = dir().join("old-driver");
+    std::fs::create_dir_all(&folder).unwrap();
+    let source = folder.join("driver.cpp");
+    let code = r#"extern "C" int cuInit(unsigned) { return 0; }
+extern "C" int cuDriverGetVersion(int* version) { *version = 12040; return 0; }
+"#;
+    std::fs::write(&source, code).unwrap();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        let mut compiler = Command::new("g++");
+        compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.join(name)).arg(&source);
+        assert!(compiler.status().expect("g++ is installed").success());
+    }
+    let asked = with_old_driver(&folder, "cuda").fails(1);
+    assert!(asked.contains("CUDA 12.4") && asked.contains("--backend cpu"), "{asked}");
+    let auto = with_old_driver(&folder, "auto");
+    assert!(auto.err.contains("CUDA 12.4"), "{}", auto.err);
+    auto.ok();
 }
