@@ -1,5 +1,6 @@
 // All kernels of one shape.
 #include "attn.cuh"
+#include "attn_one.cuh"
 #include "ends.cuh"
 #include "experts_mm.cuh"
 #include "experts_mv.cuh"
@@ -23,7 +24,7 @@ DS4_KERNEL(constants)(int* out) {
         EXPERTS(ExpMxfp4, EXP_MM_WARPS_MXFP4), EXPERTS(ExpQ80, EXP_MM_WARPS_Q80),
         16 * ATTN_HG, ATTN_HG * ATTN_KSPLIT * 32, ATTN_SMEM(ATTN_HG, ATTN_KSPLIT),
         16 * ATTN_FEW_HG, ATTN_FEW_HG * ATTN_FEW_KSPLIT * 32, ATTN_SMEM(ATTN_FEW_HG, ATTN_FEW_KSPLIT),
-        ATTN_COMBINE_THREADS, MM_Q8_FEW_BYTES, HC_FUSED_THREADS, (int)sizeof(HcFusedArgs),
+        ATTN_COMBINE_THREADS, MM_Q8_FEW_BYTES, HC_FUSED_THREADS, (int)sizeof(HcFusedArgs), ONE_LAUNCH,
     };
     for (int i = 0; i < (int)(sizeof(all) / sizeof(all[0])); i++) out[i] = all[i];
 }

@@ -7,7 +7,7 @@ use ds4_model::{Dims, Error, Result};
 use crate::args::Args;
 use crate::device::{Device, Geometry};
 use crate::launch::{MvJobsArg, RopesArg, RowsArg};
-use crate::layer::HcArg;
+use crate::layer::{AttnArg, HcArg};
 use crate::matrix::MatArg;
 use crate::seq::{LayerAddresses, Tok, raw_slots};
 
@@ -33,6 +33,18 @@ pub(crate) struct Constants {
     pub attn: AttnConstants,
     pub attn_few: AttnConstants,
     pub combine_threads: u32,
+    /// Attention of one token in one launch; no threads where it does not exist.
+    pub attn_one: AttnOneConstants,
+}
+
+/// Of `attn_one`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttnOneConstants {
+    /// Blocks that share some heads, and how many heads.
+    pub blocks: usize,
+    pub heads: usize,
+    pub threads: u32,
+    pub shared: u32,
 }
 
 /// Of one attention kernel.
@@ -45,7 +57,7 @@ pub(crate) struct AttnConstants {
 }
 
 /// Values that `constants` writes.
-const COUNT: usize = 37;
+const COUNT: usize = 42;
 
 impl Constants {
     /// Asks the loaded kernels, and compares what both sides define.
@@ -69,6 +81,7 @@ impl Constants {
             (v[10], size_of::<RopesArg>()),
             (v[11], raw_slots(dims)),
             (v[36], size_of::<HcArg>()),
+            (if v[38] == 0 { size_of::<AttnArg>() } else { v[41] }, size_of::<AttnArg>()),
         ];
         if let Some((theirs, ours)) = sizes.into_iter().find(|(a, b)| a != b) {
             let what = format!("the kernels are of another build ({theirs} for {ours}: {v:?})");
@@ -94,6 +107,12 @@ impl Constants {
             attn: AttnConstants { heads: v[27], threads: small(v[28]), shared: small(v[29]) },
             attn_few: AttnConstants { heads: v[30], threads: small(v[31]), shared: small(v[32]) },
             combine_threads: small(v[33]),
+            attn_one: AttnOneConstants {
+                blocks: v[37],
+                threads: small(v[38]),
+                shared: small(v[39]),
+                heads: v[40],
+            },
             experts: std::array::from_fn(|i| (small(v[17 + 2 * i]), small(v[18 + 2 * i]))),
         })
     }

@@ -9,7 +9,7 @@ use crate::device::DeviceInfo;
 use crate::shape::Defines;
 
 /// The sources of all kernels, by the names they include each other by.
-pub(crate) const SOURCES: [(&str, &str); 16] = [
+pub(crate) const SOURCES: [(&str, &str); 17] = [
     ("ds4.cu", include_str!("../kernels/ds4.cu")),
     ("device.h", include_str!("../emu/device.h")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
@@ -25,6 +25,7 @@ pub(crate) const SOURCES: [(&str, &str); 16] = [
     ("experts_mv.cuh", include_str!("../kernels/experts_mv.cuh")),
     ("mm.cuh", include_str!("../kernels/mm.cuh")),
     ("attn.cuh", include_str!("../kernels/attn.cuh")),
+    ("attn_one.cuh", include_str!("../kernels/attn_one.cuh")),
     ("experts_mm.cuh", include_str!("../kernels/experts_mm.cuh")),
 ];
 

@@ -26,6 +26,9 @@ const HC_CLUSTER: usize = 8;
 /// Heads that a block of `index_query` takes (`IDX_QUERY_HEADS`).
 const QUERY_HEADS: usize = 8;
 
+/// Tokens up to which `attn_one` is the faster way, by measurements.
+const ONE_MAX: usize = 2;
+
 /// What enters the next hyper-connection besides the streams.
 #[derive(Clone, Copy)]
 pub(crate) enum Before {
@@ -334,33 +337,90 @@ fn choose(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
     Ok(())
 }
 
+/// Operands of attention (`AttnOneArgs`).
+#[repr(C)]
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+pub(crate) struct AttnArg {
+    pub q: u64,
+    pub turns: u64,
+    pub sinks: u64,
+    pub toks: u64,
+    pub table: u64,
+    pub places: i32,
+    pub place: i32,
+    pub raw: u64,
+    pub chosen: u64,
+    pub ratio: i32,
+    pub pad: i32,
+    pub out: u64,
+    pub q8: u64,
+    pub d8: u64,
+}
+
+impl AttnArg {
+    /// As `attn` and `attn_few` take them, with the parts' buffers.
+    pub(crate) fn spread(self, splits: usize, part_o: u64, part_ml: u64) -> Args {
+        let int = |args: Args, v: i32| args.raw(&v.to_le_bytes(), 4);
+        let args = Args::new().ptr(self.q).ptr(self.turns).ptr(self.sinks).ptr(self.toks);
+        let args = int(int(args.ptr(self.table), self.places), self.place);
+        let args = int(args.ptr(self.raw).ptr(self.chosen), self.ratio).int(splits);
+        args.ptr(part_o).ptr(part_ml).ptr(self.out).ptr(self.q8).ptr(self.d8)
+    }
+}
+
 /// Attention of every head of every token, in the forms that `output` reads.
 fn attend(step: &Step<'_>, b: &Block, indexed: bool) -> Result<()> {
     let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
     let (turns, _) = m.turns_of(step.turns, b.ratio, step.t);
-    let few = step.t <= FEW;
-    let splits = if few { splits(step.t, b.ratio, step.indexed) } else { 1 };
-    let chosen = if indexed { s.chosen.at() } else { 0 };
     // Blocks of the int8 form must not cross heads.
     let fused = d.head_dim.is_multiple_of(32);
     let f = if fused && b.out_a.form == Form::Q8_0 { 0 } else { s.heads.f.at() };
     let (q8, d8) = if fused { (s.heads.q.at(), s.heads.d.at()) } else { (0, 0) };
-    let mut args = Args::new().ptr(s.q.at()).ptr(turns).ptr(b.sinks.at()).ptr(step.toks.at());
-    args = args.ptr(m.table.at()).int(m.places).int(step.place).ptr(s.raw.at()).ptr(chosen);
-    args = args.int(b.ratio).int(splits).ptr(s.split_o.at()).ptr(s.split_ml.at());
-    args = args.ptr(f).ptr(q8).ptr(d8);
+    let small = |n: usize| i32::try_from(n).expect("small");
+    let arg = AttnArg {
+        q: s.q.at(),
+        turns,
+        sinks: b.sinks.at(),
+        toks: step.toks.at(),
+        table: m.table.at(),
+        places: small(m.places),
+        place: small(step.place),
+        raw: s.raw.at(),
+        chosen: if indexed { s.chosen.at() } else { 0 },
+        ratio: small(b.ratio),
+        pad: 0,
+        out: f,
+        q8,
+        d8,
+    };
+    let one = m.constants.attn_one;
+    if step.t <= ONE_MAX && one.threads != 0 {
+        let blocks = one.blocks * d.n_head.div_ceil(one.heads);
+        let geometry = Geometry::new(blocks, step.t, one.threads).shared(one.shared);
+        return step.launch("attn_one", geometry, &mut Args::new().raw(arg.as_bytes(), 8));
+    }
+    attend_many(step, b, arg)?;
+    if fused { Ok(()) } else { quantise(&m.device, &s.heads, step.t) }
+}
+
+/// The same by the kernels of any number of tokens, without the int8 forms of odd shapes.
+fn attend_many(step: &Step<'_>, b: &Block, a: AttnArg) -> Result<()> {
+    let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
+    let few = step.t <= FEW;
+    let splits = if few { splits(step.t, b.ratio, step.indexed) } else { 1 };
+    let mut args = a.spread(splits, s.split_o.at(), s.split_ml.at());
     let (kernel, c) =
         if few { ("attn_few", m.constants.attn_few) } else { ("attn", m.constants.attn) };
     let geometry = Geometry::new(step.t, splits, c.threads);
     let geometry = geometry.deep(d.n_head.div_ceil(c.heads)).shared(c.shared);
     step.launch(kernel, geometry, &mut args)?;
     if few {
-        let mut args = Args::new().ptr(s.split_o.at()).ptr(s.split_ml.at()).ptr(b.sinks.at());
-        args = args.ptr(turns).int(splits).ptr(f).ptr(q8).ptr(d8);
+        let mut args = Args::new().ptr(s.split_o.at()).ptr(s.split_ml.at()).ptr(a.sinks);
+        args = args.ptr(a.turns).int(splits).ptr(a.out).ptr(a.q8).ptr(a.d8);
         let geometry = Geometry::new(step.t, d.n_head, m.constants.combine_threads);
         step.launch("attn_combine", geometry, &mut args)?;
     }
-    if fused { Ok(()) } else { quantise(&m.device, &s.heads, step.t) }
+    Ok(())
 }
 
 /// Parts of the rows of each of `t` tokens, few: as many as are fastest for the rows that a layer

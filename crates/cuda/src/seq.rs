@@ -32,6 +32,14 @@ pub(crate) struct LayerAddresses {
     hidden: u64,
 }
 
+#[cfg(test)]
+impl LayerAddresses {
+    /// With attention rows only.
+    pub(crate) fn of_rows(raw: u64, comp: u64) -> Self {
+        Self { raw, comp, ..Self::default() }
+    }
+}
+
 /// A part of the sequence's memory: `rows` rows of `width` values.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Part {
