@@ -222,9 +222,10 @@ impl Probe for Nudge {
 }
 
 /// How far logits are from the CPU's when all read the CPU's greedy text: those of the GPU, and, as a
-/// measure for them, those of the CPU itself with other roundings of its sums. Each difference of one
-/// unit in the last place moves an int8, FP8 or f16 value by a step now and then, and such steps stay in
-/// the sequence's rows: the distance does not depend on how small the first differences were.
+/// measure for them, those of the CPU itself with other roundings of its sums. A difference of one unit
+/// in the last place moves an int8 activation by a whole step now and then; that differs by so much that
+/// more of them move, and the rows of the sequence keep it. So the distance hardly depends on how small
+/// the first differences were: without int8 activations the same units move logits by 1e-6.
 fn drift(path: &Path, n: usize, prompts: &Path) {
     let file = Arc::new(ModelFile::open(path, None).unwrap());
     let prompts = read_prompts(prompts);
