@@ -21,6 +21,8 @@ echo "== parity with the references, layer by layer"
 "$check" parity
 echo "== greedy text of nano, CPU and GPU"
 "$check" greedy "$here/models/nano.gguf" 128 "$here/bench/cuda/prompts.txt"
+echo "== how far logits are apart on one text, and how far the CPU's own roundings move them"
+"$check" drift "$here/models/nano.gguf" 128 "$here/bench/cuda/prompts.txt"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         echo "== compute-sanitizer $tool"

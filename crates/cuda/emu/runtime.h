@@ -135,9 +135,9 @@ struct Worker {
     void* main_sp = nullptr;
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::vector<Fiber*> free_fibers;
-    Warp warps[MAX_WARPS];
-    Barrier barriers[BARRIERS];
-    Lane lanes[MAX_THREADS];
+    Warp warps[MAX_WARPS]{};
+    Barrier barriers[BARRIERS]{};
+    Lane lanes[MAX_THREADS]{};
 
     Worker() {
         smem = static_cast<char*>(aligned_alloc(1024, MAX_SMEM + 1024));

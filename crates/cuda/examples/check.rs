@@ -4,9 +4,11 @@
 //! check parity
 //! check stages FILE TOKENS
 //! check greedy FILE TOKENS PROMPTS
+//! check drift FILE TOKENS PROMPTS
 //! check speed FILE CONTEXT[,CONTEXT…] [SEQUENCES]
 //! check hybrid FILE GIB[,GIB…]
 //! ```
+//! With `emulated` as the last word, the kernels run on the processor.
 //! `bench/cuda/run.sh` is the script that calls it.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool that prints tables")]
@@ -16,11 +18,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ds4_cpu::{CpuOptions, CpuRunner};
+use ds4_cpu::{CpuOptions, CpuRunner, Isa};
 use ds4_cuda::{CudaOptions, CudaRunner};
 use ds4_model::npy::Array;
 use ds4_model::testing::{Bounds, Oracle, Parity, Reference, run};
-use ds4_model::{ModelFile, Numerics, Place, Recorder, Runner, SeqId, Span, Stage, TokenId};
+use ds4_model::{ModelFile, Numerics, Place, Probe, Recorder, Runner, SeqId, Span, Stage, TokenId};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +31,7 @@ fn main() {
         "parity" => parity(),
         "stages" => stages(Path::new(&args[1]), number(2)),
         "greedy" => greedy(Path::new(&args[1]), number(2), Path::new(&args[3])),
+        "drift" => drift(Path::new(&args[1]), number(2), Path::new(&args[3])),
         "speed" => {
             let contexts: Vec<usize> = args[2].split(',').map(|c| c.parse().unwrap()).collect();
             speed(Path::new(&args[1]), &contexts, args.get(3).map_or(1, |s| s.parse().unwrap()));
@@ -43,7 +46,11 @@ fn main() {
 
 fn open(file: &Arc<ModelFile>, numerics: Numerics) -> CudaRunner {
     let options = CudaOptions { numerics, ..CudaOptions::default() };
-    let runner = ds4_cuda::open(file, &options, &mut |_| {}).unwrap();
+    let runner = if std::env::args().next_back().is_some_and(|word| word == "emulated") {
+        ds4_cuda::open_emulated(file, &CudaOptions { chunk_max: 64, ..options }).unwrap()
+    } else {
+        ds4_cuda::open(file, &options, &mut |_| {}).unwrap()
+    };
     println!("device: {:?}", runner.device());
     runner
 }
@@ -151,13 +158,12 @@ fn greedy(path: &Path, n: usize, prompts: &Path) {
     let file = Arc::new(ModelFile::open(path, None).unwrap());
     let mut cpu = CpuRunner::new(&file, &CpuOptions::default()).unwrap();
     let mut gpu = open(&file, Numerics::PROFILE_G);
-    let text = std::fs::read_to_string(prompts).unwrap();
-    let all = text.lines().count();
+    let prompts = read_prompts(prompts);
+    let all = prompts.len();
     let (mut equal, mut ties) = (0, 0);
-    for (p, line) in text.lines().enumerate() {
-        let prompt: Vec<TokenId> = line.split(' ').map(|id| TokenId(id.parse().unwrap())).collect();
+    for (p, prompt) in prompts.iter().enumerate() {
         let (a, b) = (cpu.open_seq(2048).unwrap(), gpu.open_seq(2048).unwrap());
-        let (mut x, mut y) = (forward(&mut cpu, a, &prompt), forward(&mut gpu, b, &prompt));
+        let (mut x, mut y) = (forward(&mut cpu, a, prompt), forward(&mut gpu, b, prompt));
         let mut same = 0;
         while same < n && argmax(&x) == argmax(&y) {
             let next = [TokenId(u32::try_from(argmax(&x)).unwrap())];
@@ -169,7 +175,14 @@ fn greedy(path: &Path, n: usize, prompts: &Path) {
         } else {
             let m = margin(&x);
             ties += usize::from(m < 0.05);
-            println!("prompt {p}: equal for {same} tokens; the CPU's margin there is {m:.4}");
+            let (ours, theirs) = (argmax(&x), argmax(&y));
+            println!(
+                "prompt {p}: equal for {same} tokens; the CPU's margin there is {m:.4}: its token leads the \
+                 GPU's by {:.4} on the CPU, by {:.4} on the GPU; logits differ by {:.4} (rms)",
+                x[ours] - x[theirs],
+                y[ours] - y[theirs],
+                distance(&x, &y)
+            );
         }
         cpu.close_seq(a);
         gpu.close_seq(b);
@@ -177,6 +190,116 @@ fn greedy(path: &Path, n: usize, prompts: &Path) {
     println!(
         "greedy: {equal} of {all} equal for {n} tokens, {ties} others part at a margin below 0.05"
     );
+}
+
+/// Prompts of a file: a line of token ids each.
+fn read_prompts(path: &Path) -> Vec<Vec<TokenId>> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let ids = |line: &str| line.split(' ').map(|id| TokenId(id.parse().unwrap())).collect();
+    text.lines().map(ids).collect()
+}
+
+/// Root of the mean squared difference.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+    (squares.sum::<f64>() / a.len() as f64).sqrt()
+}
+
+/// Logits after each of `texts`' tokens but the last, of all prompts: the texts are continued greedily
+/// to `n` tokens where they are shorter.
+fn forced(
+    r: &mut dyn Runner,
+    prompts: &[Vec<TokenId>],
+    texts: &mut [Vec<TokenId>],
+    n: usize,
+) -> Vec<Vec<f32>> {
+    let mut rows = Vec::new();
+    for (prompt, text) in prompts.iter().zip(texts) {
+        let seq = r.open_seq(2048).unwrap();
+        rows.push(forward(r, seq, prompt));
+        for i in 0..n - 1 {
+            if text.len() == i {
+                text.push(TokenId(u32::try_from(argmax(&rows[rows.len() - 1])).unwrap()));
+            }
+            rows.push(forward(r, seq, &text[i..=i]));
+        }
+        r.close_seq(seq);
+    }
+    rows
+}
+
+/// Moves about half of the values between layers by one unit in the last place: what a correct
+/// implementation with another order of sums does at least.
+struct Nudge {
+    last: Vec<f32>,
+    seed: u64,
+}
+
+impl Probe for Nudge {
+    fn record(&mut self, _: Place, stage: Stage, _: u32, _: &[usize], data: &[f32]) {
+        if stage == Stage::Hidden {
+            self.last = data.to_vec();
+        }
+    }
+
+    fn force_hidden(&mut self, layer: usize, _: u32, _: usize) -> Option<Vec<f32>> {
+        for v in if layer == 0 { &mut [] } else { &mut self.last[..] } {
+            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            let bits = v.to_bits();
+            *v = f32::from_bits(match self.seed >> 62 {
+                0 => bits + 1,
+                1 => bits.saturating_sub(1),
+                _ => bits,
+            });
+        }
+        (layer > 0).then(|| self.last.clone())
+    }
+}
+
+/// How far logits are from the CPU's when all read the CPU's greedy text: those of the GPU, and, as a
+/// measure for them, those of the CPU itself with other roundings of its sums. A difference of one unit
+/// in the last place moves an int8 activation by a whole step now and then; that differs by so much that
+/// more of them move, and the rows of the sequence keep it. So the distance hardly depends on how small
+/// the first differences were: without int8 activations the same units move logits by 1e-6.
+fn drift(path: &Path, n: usize, prompts: &Path) {
+    let file = Arc::new(ModelFile::open(path, None).unwrap());
+    let prompts = read_prompts(prompts);
+    let mut texts = vec![Vec::new(); prompts.len()];
+    let cpu = || CpuRunner::new(&file, &CpuOptions::default()).unwrap();
+    let expected = forced(&mut cpu(), &prompts, &mut texts, n);
+    let mut compare = |what: &str, r: &mut dyn Runner| {
+        let found = forced(r, &prompts, &mut texts, n);
+        let mut far: Vec<f64> = expected.iter().zip(&found).map(|(x, y)| distance(x, y)).collect();
+        // The first tokens at which the choices differ: where greedy texts would part.
+        let parts = |(x, y): (&[Vec<f32>], &[Vec<f32>])| {
+            (0..n).find(|&i| argmax(&x[i]) != argmax(&y[i])).map(|i| margin(&x[i]))
+        };
+        let margins: Vec<f32> = expected.chunks(n).zip(found.chunks(n)).filter_map(parts).collect();
+        let ties = margins.iter().filter(|m| **m < 0.05).count();
+        let widest = margins.iter().fold(0.0, |m: f32, v| m.max(*v));
+        let quiet = far.iter().filter(|d| **d < 1e-4).count();
+        far.sort_by(f64::total_cmp);
+        println!(
+            "{what}: rms difference of logits: median {:.4}, 90% below {:.4}; {quiet} of {} tokens below 0.0001. \
+             {} texts equal, {ties} part at a margin below 0.05, {} at up to {widest:.3}",
+            far[far.len() / 2],
+            far[far.len() * 9 / 10],
+            far.len(),
+            prompts.len() - margins.len(),
+            margins.len() - ties
+        );
+    };
+    let best = Isa::current();
+    Isa::select(Isa::Scalar);
+    compare("CPU without vector instructions (attention's products are not fused)", &mut cpu());
+    Isa::select(best);
+    let mut nudged = cpu();
+    nudged.set_probe(Some(Box::new(Nudge { last: Vec::new(), seed: 7 })));
+    compare(
+        "CPU, half of the values between layers moved by one unit in the last place",
+        &mut nudged,
+    );
+    compare("GPU", &mut open(&file, Numerics::PROFILE_G));
 }
 
 /// Load, prefill and decode.

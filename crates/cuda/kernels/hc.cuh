@@ -354,7 +354,7 @@ DS4_KERNEL(hc_pre, HC_THREADS, HC_PER <= 8 ? 2 : 1)(const float* part, const flo
     for (int i = 0; i < HC_PER; i++) {
         const int d = threadIdx.x + i * HC_THREADS;
         if (d < N_EMBD) {
-            const float o = a[i] * norm * w[i];
+            const float o = a[i] * (norm * w[i]);
             row[d] = o;
             x[(size_t)t * N_EMBD + d] = o;
         }
@@ -666,7 +666,7 @@ __device__ __forceinline__ void hc_fused_token(const Cluster c, int t, const Mat
         if (i + lane < HC_CLUSTER * HC_HALF_WARPS) square += s.squares[i + lane];
     square = warp_sum(square);
     const float norm = 1.0f / sqrtf(square / (float)N_EMBD + RMS_EPS);
-    const float2 o = make_float2(a.x * norm * weight.x, a.y * norm * weight.y);
+    const float2 o = make_float2(a.x * (norm * weight.x), a.y * (norm * weight.y));
     if (with_k) {
         *(float2*)(s.row + 2 * pair) = o;
         c.row_written();

@@ -215,7 +215,7 @@ template <int T, int WARPS> struct MvQuery {
             for (int k = 0; k < K; k++) {
                 const int at = (k * WARPS * 32 + threadIdx.x) * 4, from = min(at, Q_RANK - 4);
                 const float4 v = *(const float4*)(raw + t * Q_RANK + from), w = *(const float4*)(weight + from);
-                const float4 y = make_float4(v.x * inv * w.x, v.y * inv * w.y, v.z * inv * w.z, v.w * inv * w.w);
+                const float4 y = make_float4(v.x * (inv * w.x), v.y * (inv * w.y), v.z * (inv * w.z), v.w * (inv * w.w));
                 // 8 lanes hold a block of 32.
                 float most = fmaxf(fmaxf(fabsf(y.x), fabsf(y.y)), fmaxf(fabsf(y.z), fabsf(y.w)));
 #pragma unroll

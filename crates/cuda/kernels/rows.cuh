@@ -40,7 +40,7 @@ __device__ __forceinline__ void norm_row(float* x, int n, const float* weight, f
     float square = 0.0f;
     for (int d = threadIdx.x; d < n; d += blockDim.x) square += x[d] * x[d];
     const float inv = 1.0f / sqrtf(block_sum(square, space) / (float)n + RMS_EPS);
-    for (int d = threadIdx.x; d < n; d += blockDim.x) x[d] = x[d] * inv * weight[d];
+    for (int d = threadIdx.x; d < n; d += blockDim.x) x[d] = x[d] * (inv * weight[d]);
     __syncthreads();
 }
 
