@@ -247,20 +247,20 @@ impl Attention {
 /// blocks that have none, with more rows than the blocks hold at once.
 #[test]
 fn attention_of_one_token_is_as_of_many() {
-    let device = device();
-    let (d, c) = (quant_dims(), Constants::read(&device, &quant_dims()).unwrap());
+    let device = &*DEVICE;
+    let (d, c) = (quant_dims(), Constants::read(device, &quant_dims()).unwrap());
     for (pos, t) in [(0, 1), (3, 1), (70, 2), (900, 2), (9000, 1)] {
-        let a = Attention::new(&device, pos, t);
+        let a = Attention::new(device, pos, t);
         let blocks = d.n_head.div_ceil(c.attn.heads);
         let geometry = Geometry::new(t, 1, c.attn.threads).deep(blocks).shared(c.attn.shared);
         device.launch("attn", geometry, &mut a.arg.spread(1, 0, 0)).unwrap();
-        let many = a.outputs(&device);
+        let many = a.outputs(device);
         a.out.iter().zip([4, 1]).for_each(|(b, n)| device.zero(b.at(), n * a.values).unwrap());
         let (one, mut args) = (c.attn_one, Args::new().raw(a.arg.as_bytes(), 8));
         let blocks = one.blocks * d.n_head.div_ceil(one.heads);
         let geometry = Geometry::new(blocks, t, one.threads).shared(one.shared);
         device.launch("attn_one", geometry, &mut args).unwrap();
-        let found = a.outputs(&device);
+        let found = a.outputs(device);
         let most = many[0].iter().fold(0.0_f32, |m, v| m.max(v.abs()));
         for (i, (x, y)) in many[0].iter().zip(&found[0]).enumerate() {
             assert!((x - y).abs() < 2e-6 * most, "value {i} at {pos}: {x} and {y}");
