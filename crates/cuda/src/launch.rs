@@ -10,7 +10,7 @@ use crate::device::{Device, Geometry};
 use crate::matrix::{DeviceMatrix, Form, MatArg};
 use crate::scratch::{Acts, FEW};
 
-/// `MvJob` of `mv.cuh`.
+/// `MvJob` of `mv_jobs.cuh`.
 #[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
 #[repr(C)]
 struct MvJobArg {
@@ -23,6 +23,12 @@ struct MvJobArg {
     clamp: f32,
     first: i32,
     shift: i32,
+    units: i32,
+    unit_items: i32,
+    item_rows: i32,
+    item_shift: i32,
+    row_bytes: i32,
+    pad: i32,
     q: u64,
     d: u64,
 }
@@ -30,14 +36,17 @@ struct MvJobArg {
 /// Most jobs of a launch.
 const JOBS_MAX: usize = 8;
 
-/// `MvJobs` of `mv.cuh`.
+/// `MvJobs` of `mv_jobs.cuh`.
 #[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct MvJobsArg {
     job: [MvJobArg; JOBS_MAX],
     n: i32,
     blocks: i32,
-    pad: [i32; 2],
+    lead: i32,
+    deal: i32,
+    per: i32,
+    rest: i32,
     done: u64,
     route: RouteArg,
     ahead: AheadArg,
@@ -172,65 +181,118 @@ fn int(n: usize) -> i32 {
 /// Most tokens of the kernels whose warps take single rows.
 const SMALL: usize = 4;
 
-/// Rows and warps of the blocks of a launch of `mv_*` (head of `mv.cuh`).
+/// Warps of a block of the kernels of up to [`SMALL`] tokens, and bytes of a block's rings
+/// (`MV_WARPS`, `MV_STAGES` and `MV_STAGE` of `mv.cuh` and `mv_ring.cuh`).
+const WALK_WARPS: u32 = 8;
+const WALK_SHARED: u32 = WALK_WARPS * 2 * (STAGE + STAGE / 16);
+/// Weights of a stage of a ring, in bytes.
+const STAGE: u32 = 4096;
+/// Blocks of these kernels that a multiprocessor holds.
+const WALK_HELD: usize = 2;
+/// Most units of 32 rows that one of their blocks quantises (`MV_Q8_ROWS`), less one.
+const QUANTISED_UNITS: usize = 3;
+
+/// How a job is cut for the kernels of up to [`SMALL`] tokens.
 #[derive(Clone, Copy)]
-struct Blocks {
-    t: usize,
-    /// 8 rows of `Q8_0` a warp, not 4: for up to [`SMALL`] tokens.
-    wide: bool,
-    /// Half as many warps share a row of `Q8_0` as would else.
-    long: bool,
+struct Cut {
+    units: usize,
+    unit_items: usize,
+    item_rows: usize,
+    /// Logarithms of a unit's and an item's work, in stages.
+    unit_shift: u32,
+    item_shift: u32,
+    row_bytes: usize,
 }
 
-impl Blocks {
-    /// Power of two of the warps that share a row: enough that each has columns to do.
-    fn shift(self, job: &Job<'_>) -> u32 {
-        let small = self.t <= SMALL;
-        if matches!(job.kind, Kind::Quantised(_)) {
-            return if small { 0 } else { 2 };
-        }
-        // At least 1024 columns for each of few warps, 512 for each of many.
-        let least = if small { 1024 } else { 512 };
-        let most: u32 = if small { 2 } else { 3 };
-        let shift = (job.w.cols / least).checked_ilog2().map_or(0, |shares| shares.min(most));
-        if self.long && job.w.form == Form::Q8_0 { shift.saturating_sub(1) } else { shift }
-    }
-
-    fn rows(self, job: &Job<'_>) -> usize {
-        let (per_warp, warps) = match self.t {
-            0..=SMALL if self.wide && job.w.form == Form::Q8_0 => (8, 4),
-            0..=SMALL => (4, 4),
-            _ => (16, 8),
+impl Cut {
+    fn of(job: &Job<'_>) -> Self {
+        let w = job.w;
+        let (row, is_aligned) = match w.form {
+            Form::Q8_0 => (w.cols, w.cols.is_multiple_of(256)),
+            Form::F16 => (2 * w.cols, w.cols.is_multiple_of(8)),
+            _ => (4 * w.cols, w.cols.is_multiple_of(4)),
         };
-        let rows = per_warp * (warps >> self.shift(job));
-        if matches!(job.kind, Kind::Pair(..)) { rows / 2 } else { rows }
-    }
-
-    fn of(self, job: &Job<'_>) -> usize {
-        job.w.rows.div_ceil(self.rows(job))
-    }
-
-    fn sum(self, jobs: &[Job<'_>]) -> usize {
-        jobs.iter().map(|job| self.of(job)).sum()
-    }
-
-    /// The fastest for a launch: wide blocks of one token where they are enough to fill the device
-    /// and few enough that all run at once, which for narrow ones alone holds to a larger size.
-    fn choose(device: &Device, t: usize, jobs: &[Job<'_>]) -> Self {
-        let sms = device.info.sms as usize;
-        let narrow = Self { t, wide: false, long: false };
-        let wide = Self { wide: true, ..narrow };
-        if jobs.iter().any(|job| matches!(job.kind, Kind::Quantised(_))) {
-            return wide;
+        let is_pair = matches!(job.kind, Kind::Pair(..));
+        let four = w.form == Form::Q8_0 && w.cols == 1024 && !is_pair;
+        let item_rows = if four && (w.rows / job.groups).is_multiple_of(4) { 4 } else { 1 };
+        let unit_items = if matches!(job.kind, Kind::Quantised(_)) { 32 / item_rows } else { 1 };
+        let stages = (item_rows * row).div_ceil(STAGE as usize) << u32::from(is_pair);
+        let item_shift = stages.next_power_of_two().trailing_zeros();
+        Self {
+            units: w.rows / (item_rows * unit_items),
+            unit_items,
+            item_rows,
+            unit_shift: item_shift + unit_items.trailing_zeros(),
+            item_shift,
+            row_bytes: if is_aligned { row } else { 0 },
         }
-        let is_q8 =
-            |job: &Job<'_>| job.w.form == Form::Q8_0 || matches!(job.kind, Kind::Router(..));
-        let fills = wide.sum(jobs) >= 2 * sms && narrow.sum(jobs) <= 16 * sms;
-        if t > 1 || !fills || !jobs.iter().all(is_q8) {
-            return narrow;
-        }
-        Self { long: wide.sum(jobs) > 4 * sms, ..wide }
     }
+
+    fn work(self) -> usize {
+        self.units << self.unit_shift
+    }
+}
+
+/// Jobs as the kernels of up to [`SMALL`] tokens take them, and the number of blocks that share
+/// their work, besides `lead` others before them.
+fn walk(device: &Device, jobs: &[Job<'_>], lead: usize) -> (MvJobsArg, usize) {
+    let mut blocks = WALK_HELD * device.info.sms as usize;
+    if matches!(jobs[0].kind, Kind::Quantised(_)) {
+        debug_assert_eq!(jobs.len(), 1);
+        blocks = blocks.max(Cut::of(&jobs[0]).units.div_ceil(QUANTISED_UNITS));
+    }
+    let all: usize = jobs.iter().map(|job| Cut::of(job).work()).sum();
+    let mut arg = plain(jobs);
+    (arg.lead, arg.per, arg.rest) = (int(lead), int(all / blocks), int(all % blocks));
+    // Every block begins with some of the router's rows: then the choice of experts, which waits for
+    // all of them, is made beside the rest.
+    let router = Cut::of(&jobs[0]);
+    let deal = router.units.div_ceil(blocks);
+    if matches!(jobs[0].kind, Kind::Router(..)) && deal << router.unit_shift <= all / blocks {
+        arg.deal = int(deal);
+    }
+    let mut next = 0;
+    for (i, (slot, job)) in arg.job.iter_mut().zip(jobs).enumerate() {
+        let cut = Cut::of(job);
+        (slot.units, slot.unit_items) = (int(cut.units), int(cut.unit_items));
+        (slot.item_rows, slot.row_bytes) = (int(cut.item_rows), int(cut.row_bytes));
+        (slot.shift, slot.item_shift) =
+            (cut.unit_shift.cast_signed(), cut.item_shift.cast_signed());
+        slot.first = int(next);
+        if i > 0 || arg.deal == 0 {
+            next += cut.work();
+        }
+    }
+    (arg, blocks)
+}
+
+/// Power of two of the warps that share a row in the kernels of more tokens: enough that each has
+/// columns to do.
+fn large_shift(job: &Job<'_>) -> u32 {
+    if matches!(job.kind, Kind::Quantised(_)) {
+        return 2;
+    }
+    (job.w.cols / 512).checked_ilog2().map_or(0, |shares| shares.min(3))
+}
+
+/// Blocks of a job in those kernels.
+fn large_blocks(job: &Job<'_>) -> usize {
+    let rows = 16 * (8 >> large_shift(job));
+    job.w.rows.div_ceil(if matches!(job.kind, Kind::Pair(..)) { rows / 2 } else { rows })
+}
+
+/// Jobs as the kernels of more than [`SMALL`] tokens take them, and their blocks.
+fn large(jobs: &[Job<'_>]) -> (MvJobsArg, usize) {
+    let mut arg = plain(jobs);
+    let mut next = 0;
+    for (slot, job) in arg.job.iter_mut().zip(jobs) {
+        (slot.first, slot.shift) = (int(next), large_shift(job).cast_signed());
+        if matches!(job.kind, Kind::Router(..)) {
+            arg.blocks = int(large_blocks(job));
+        }
+        next += large_blocks(job);
+    }
+    (arg, next)
 }
 
 /// Whether a product's `Q8_0` form can be made with it.
@@ -238,8 +300,8 @@ pub(crate) fn quantises(w: &DeviceMatrix, t: usize, groups: usize) -> bool {
     t <= FEW && w.form == Form::Q8_0 && (w.rows / groups).is_multiple_of(32)
 }
 
-/// Jobs as the kernels take them, from block `first` on, and the number of blocks up to their end.
-fn arg(jobs: &[Job<'_>], blocks: Blocks, first: usize) -> (MvJobsArg, usize) {
+/// What jobs are, however they are cut.
+fn plain(jobs: &[Job<'_>]) -> MvJobsArg {
     let none = MvJobArg {
         w: MatArg::NONE,
         out: 0,
@@ -250,6 +312,12 @@ fn arg(jobs: &[Job<'_>], blocks: Blocks, first: usize) -> (MvJobsArg, usize) {
         clamp: 0.0,
         first: 0,
         shift: 0,
+        units: 0,
+        unit_items: 0,
+        item_rows: 0,
+        item_shift: 0,
+        row_bytes: 0,
+        pad: 0,
         q: 0,
         d: 0,
     };
@@ -257,22 +325,23 @@ fn arg(jobs: &[Job<'_>], blocks: Blocks, first: usize) -> (MvJobsArg, usize) {
         job: [none; JOBS_MAX],
         n: int(jobs.len()),
         blocks: 0,
-        pad: [0; 2],
+        lead: 0,
+        deal: 0,
+        per: 0,
+        rest: 0,
         done: 0,
         route: RouteArg::default(),
         ahead: AheadArg::default(),
     };
-    let mut next = first;
     for (slot, job) in arg.job.iter_mut().zip(jobs) {
         let plain = MvJobArg {
             w: job.w.arg(),
             out: job.out,
             out_stride: int(job.stride),
             groups: int(job.groups),
-            first: int(next),
-            shift: blocks.shift(job).cast_signed(),
             ..none
         };
+        arg.ahead = job.ahead.map_or(arg.ahead, AheadArg::of);
         *slot = match job.kind {
             Kind::Product => plain,
             Kind::Pair(up, clamp) => MvJobArg { w2: up.arg(), kind: 1, clamp, ..plain },
@@ -280,34 +349,28 @@ fn arg(jobs: &[Job<'_>], blocks: Blocks, first: usize) -> (MvJobsArg, usize) {
                 MvJobArg { out: 0, kind: 2, q: to.q.at(), d: to.d.at(), ..plain }
             }
             Kind::Router(route, done) => {
-                (arg.route, arg.done, arg.blocks) = (route, done, int(blocks.of(job)));
+                (arg.route, arg.done) = (route, done);
                 MvJobArg { kind: 3, ..plain }
             }
         };
-        arg.ahead = job.ahead.map_or(arg.ahead, AheadArg::of);
-        next += blocks.of(job);
     }
-    (arg, next)
+    arg
 }
 
 /// Products of few tokens, all of one launch reading `x`.
 fn few(device: &Device, x: &Acts, t: usize, jobs: &[Job<'_>]) -> Result<()> {
     debug_assert!(t <= FEW);
-    let blocks = Blocks::choose(device, t, jobs);
-    let (kernel, threads) = match (t, blocks.wide) {
-        (1, false) => ("mv_1", 128),
-        (2, false) => ("mv_2", 128),
-        (3..=4, false) => ("mv_4", 128),
-        (1, true) => ("mv_wide_1", 128),
-        (2, true) => ("mv_wide_2", 128),
-        (3..=4, true) => ("mv_wide_4", 128),
-        (5..=8, _) => ("mv_8", 256),
-        _ => ("mv_16", 256),
+    let (kernel, arg, geometry) = if t <= SMALL {
+        let kernel = ["mv_1", "mv_2", "mv_4", "mv_4"][t - 1];
+        let (arg, n) = walk(device, jobs, 0);
+        (kernel, arg, Geometry::new(n, 1, 32 * WALK_WARPS).shared(WALK_SHARED))
+    } else {
+        let (arg, n) = large(jobs);
+        (if t <= 8 { "mv_8" } else { "mv_16" }, arg, Geometry::new(n, 1, 256))
     };
-    let (arg, n) = arg(jobs, blocks, 0);
     let mut args = Args::new().raw(arg.as_bytes(), 8).ptr(x.f.at()).ptr(x.q.at()).ptr(x.d.at());
     args = args.int(x.cols).int(t);
-    device.launch(kernel, Geometry::new(n, 1, threads).reads(reads(jobs)), &mut args)
+    device.launch(kernel, geometry.reads(reads(jobs)), &mut args)
 }
 
 /// Bytes of weights that products read.
@@ -339,9 +402,11 @@ pub(crate) fn query(
         2 => "mv_query_2",
         _ => "mv_query_4",
     };
-    let (arg, n) = arg(jobs, Blocks { t, wide: true, long: false }, roles * t);
+    let lead = roles * t;
+    let (arg, n) = walk(device, jobs, lead);
     let mut args = Args::new().raw(arg.as_bytes(), 8).raw(rows.as_bytes(), 8).int(t);
-    device.launch(kernel, Geometry::new(n, 1, 128).reads(reads(jobs)), &mut args)
+    let geometry = Geometry::new(lead + n, 1, 32 * WALK_WARPS).shared(WALK_SHARED);
+    device.launch(kernel, geometry.reads(reads(jobs)), &mut args)
 }
 
 /// Products of any number of tokens; kinds but the first are for few.
