@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mv_mma.cuh"
+#include "mv_staged.cuh"
 #include "mv_walk.cuh"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
@@ -30,6 +31,17 @@ MV_SMALL(mv_2, 2)
 MV_SMALL(mv_4, 4)
 MV_LARGE(mv_8, 1, 2)
 MV_LARGE(mv_16, 2, 2)
+
+// Q8_0 only, rows a multiple of 256 columns: up to 16 times 256 by a power of two, or a multiple of 4096;
+// kinds 0 and 2. One block of 512 threads on a multiprocessor, MV_ST_SMEM bytes of dynamic shared memory.
+#define MV_STAGED(name, NT)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(512, 1)                                                             \
+        name(const __grid_constant__ MvJobs jobs, const float*, const int8_t* xq, const float* xd, int x_stride, int T) { \
+        mv_staged<NT>(jobs, xq, xd, x_stride, T);                                                                    \
+    }                                                                                                                \
+    DS4_REGISTER(name)
+MV_STAGED(mv_staged_8, 1)
+MV_STAGED(mv_staged_16, 2)
 
 #if Q_RANK % 32 == 0 && Q_RANK <= 1536 && HEAD_DIM <= 1536
 // The input is rows.qr before its norm by rows.q_norm; neither it nor its int8 form is written. Block

@@ -38,6 +38,15 @@ struct MvJobs {
     RouteArgs route;
 };
 
+// First unit of job `j` that block `block` takes.
+__device__ __forceinline__ int mv_unit(const MvJobs& jobs, int j, int block) {
+    const MvJob& job = jobs.job[j];
+    const int dealt = min(block * jobs.deal, jobs.job[0].units);
+    if (j == 0 && jobs.deal) return dealt;
+    const int at = block * jobs.per + min(block, jobs.rest) - (dealt << jobs.job[0].shift) - job.first;
+    return min(max(at + (1 << job.shift) - 1, 0) >> job.shift, job.units);
+}
+
 // First column of x that a row reads.
 __device__ __forceinline__ int mv_x_at(const MvJob& job, int row) {
     return job.groups > 1 ? row / (job.w.rows / job.groups) * job.w.cols : 0;

@@ -243,6 +243,47 @@ fn walk(device: &Device, jobs: &[Job<'_>], lead: usize) -> (MvJobsArg, usize) {
     (arg, blocks)
 }
 
+/// Bytes of shared memory and threads of the kernels of more tokens that stream weights
+/// (`mv_staged.cuh`), and columns of one of their stages.
+const STAGED_SHARED: u32 = 16 * (2 * (STAGE + STAGE / 16) + 2 * 16 * 17 * 4 + 512);
+const STAGED_THREADS: u32 = 512;
+const STAGED_COLS: usize = 256;
+
+/// Tiles of 16 rows that a warp of these kernels takes at a time, and rows of a unit of work; none for
+/// jobs that they do not do.
+fn staged_cut(job: &Job<'_>) -> Option<(usize, usize)> {
+    let slices = job.w.cols / STAGED_COLS;
+    let is_split = if slices <= 16 { slices.is_power_of_two() } else { slices.is_multiple_of(16) };
+    let is_whole = job.w.cols.is_multiple_of(STAGED_COLS) && is_split;
+    let does = matches!(job.kind, Kind::Product | Kind::Quantised(_));
+    let tiles = if slices >= 16 { 2 } else { 1 };
+    let rows = 16 / slices.clamp(1, 16) * 16 * tiles;
+    let in_groups = job.groups == 1 || (job.w.rows / job.groups).is_multiple_of(rows);
+    (job.w.form == Form::Q8_0 && is_whole && does && in_groups).then_some((tiles, rows))
+}
+
+/// Jobs as these kernels take them, and their blocks; none where they cannot do them or the device
+/// lacks the memory.
+fn staged(device: &Device, jobs: &[Job<'_>]) -> Option<(MvJobsArg, usize)> {
+    // The emulator's is 0.
+    if !matches!(device.info.arch, 0 | 90..120) {
+        return None;
+    }
+    let mut arg = plain(jobs);
+    let blocks = device.info.sms as usize;
+    let mut next = 0;
+    for (slot, job) in arg.job.iter_mut().zip(jobs) {
+        let (tiles, rows) = staged_cut(job)?;
+        let stages = tiles * (job.w.cols / STAGED_COLS).div_ceil(16);
+        let (units, shift) = (job.w.rows.div_ceil(rows), stages.next_power_of_two().ilog2());
+        (slot.units, slot.item_rows) = (int(units), int(tiles));
+        (slot.first, slot.shift) = (int(next), shift.cast_signed());
+        next += units << shift;
+    }
+    (arg.per, arg.rest) = (int(next / blocks), int(next % blocks));
+    Some((arg, blocks))
+}
+
 /// Power of two of the warps that share a row in the kernels of more tokens: enough that each has
 /// columns to do.
 fn large_shift(job: &Job<'_>) -> u32 {
@@ -339,6 +380,9 @@ fn few(device: &Device, x: &Acts, t: usize, jobs: &[Job<'_>]) -> Result<()> {
         let kernel = ["mv_1", "mv_2", "mv_4", "mv_4"][t - 1];
         let (arg, n) = walk(device, jobs, 0);
         (kernel, arg, Geometry::new(n, 1, 32 * WALK_WARPS).shared(WALK_SHARED))
+    } else if let Some((arg, n)) = staged(device, jobs) {
+        let kernel = if t <= 8 { "mv_staged_8" } else { "mv_staged_16" };
+        (kernel, arg, Geometry::new(n, 1, STAGED_THREADS).shared(STAGED_SHARED))
     } else {
         let (arg, n) = large(jobs);
         (if t <= 8 { "mv_8" } else { "mv_16" }, arg, Geometry::new(n, 1, 256))
