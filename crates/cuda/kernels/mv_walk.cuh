@@ -430,7 +430,9 @@ __device__ __forceinline__ void mv_walk(const MvJobs& jobs, const In& in, int bl
         first_row = task.row;
     }
     if constexpr (!In::NORMS) {
-        if (routed) mv_route_warp(jobs, routed, in.tokens);
+        // One token's choice is the sooner made the fewer warps have to be done.
+        if (T == 1 && routed) mv_route_warp(jobs, routed, in.tokens);
+        if (T > 1 && jobs.job[0].kind == 3 && share.first < share.end) mv_route(jobs, jobs.job[0].out, in.tokens);
         if (jobs.job[0].kind == 2) {
             __syncthreads();
             mv_quantise<WARPS>(jobs.job[0], share.first, share.end - share.first, sums, in.tokens);

@@ -10,10 +10,9 @@ use ds4_model::{Dims, ModelFile, Numerics, shapes};
 const SPILL_MAX: u32 = 8;
 
 /// Kernels of every token.
-const HOT: [&str; 15] = [
+const HOT: [&str; 14] = [
     "mv_1",
     "mv_2",
-    "mv_4",
     "mv_8",
     "mv_16",
     "mv_staged_8",
