@@ -30,16 +30,38 @@ struct MvJob {
 struct MvJobs {
     MvJob job[8];
     int n;
-    int blocks;      // blocks of the router's job (mv_mma.cuh)
+    int blocks;      // blocks that have some of the router's job; not in mv_1
     int lead;        // blocks before those that do the jobs
     int deal;        // units of job 0 that a block takes before all else; 0: it has no such turn
     int per, rest;   // work of a block; the first `rest` blocks have one more
-    unsigned* done;  // rows (mv_walk.cuh) or blocks of the router's job that are done: 0 before and after the launch
+    unsigned* done;  // rows (mv_1) or blocks of the router's job that are done: 0 before and after the launch
     RouteArgs route;
     Ahead ahead;     // (mv_walk.cuh)
 };
 
+// First unit of job `j` that block `block` takes.
+__device__ __forceinline__ int mv_unit(const MvJobs& jobs, int j, int block) {
+    const MvJob& job = jobs.job[j];
+    const int dealt = min(block * jobs.deal, jobs.job[0].units);
+    if (j == 0 && jobs.deal) return dealt;
+    const int at = block * jobs.per + min(block, jobs.rest) - (dealt << jobs.job[0].shift) - job.first;
+    return min(max(at + (1 << job.shift) - 1, 0) >> job.shift, job.units);
+}
+
 // First column of x that a row reads.
 __device__ __forceinline__ int mv_x_at(const MvJob& job, int row) {
     return job.groups > 1 ? row / (job.w.rows / job.groups) * job.w.cols : 0;
+}
+
+// Once all blocks of the router's job are done, the last of them chooses every token's experts.
+__device__ __noinline__ void mv_route(const MvJobs& jobs, float* logits, int tokens) {
+    __shared__ int last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(jobs.done, 1u) == (unsigned)jobs.blocks - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    if (threadIdx.x == 0) *jobs.done = 0;
+    for (int t = threadIdx.x >> 5; t < tokens; t += blockDim.x >> 5) route_token(jobs.route, logits, t);
 }

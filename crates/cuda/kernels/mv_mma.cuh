@@ -88,19 +88,6 @@ __device__ __forceinline__ int mv_job(const MvJobs& jobs) {
     return j;
 }
 
-// Once all blocks of the router's job are done, the last of them chooses every token's experts.
-__device__ __noinline__ void mv_route(const MvJobs& jobs, float* logits, int tokens) {
-    __shared__ int last;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(jobs.done, 1u) == (unsigned)jobs.blocks - 1;
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
-    if (threadIdx.x == 0) *jobs.done = 0;
-    for (int t = threadIdx.x >> 5; t < tokens; t += blockDim.x >> 5) route_token(jobs.route, logits, t);
-}
-
 // --- products
 
 // 16 rows of Q8_0 times 8 * NT tokens over the warp's part of the blocks of 32. Lane 4g + c holds 8

@@ -21,12 +21,7 @@ struct MvShare {
         const MvJob& job = jobs.job[is_job ? j : 0];
         int units[2];
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int dealt = min((block + i) * jobs.deal, jobs.job[0].units);
-            const int at = (block + i) * jobs.per + min(block + i, jobs.rest) - (dealt << jobs.job[0].shift) - job.first;
-            const int unit = min(max(at + (1 << job.shift) - 1, 0) >> job.shift, job.units);
-            units[i] = !is_job ? 0 : j == 0 && jobs.deal ? dealt : unit;
-        }
+        for (int i = 0; i < 2; i++) units[i] = is_job ? mv_unit(jobs, j, block + i) : 0;
         first = __shfl_sync(FULL, units[0], 0), end = __shfl_sync(FULL, units[1], 0);
         const int work = (units[1] - units[0]) << job.shift;
         int to = work;
@@ -436,7 +431,9 @@ __device__ __forceinline__ void mv_walk(const MvJobs& jobs, const In& in, int bl
         first_row = task.row;
     }
     if constexpr (!In::NORMS) {
-        if (routed) mv_route_warp(jobs, routed, in.tokens);
+        // One token's choice is the sooner made the fewer warps have to be done.
+        if (T == 1 && routed) mv_route_warp(jobs, routed, in.tokens);
+        if (T > 1 && jobs.job[0].kind == 3 && share.first < share.end) mv_route(jobs, jobs.job[0].out, in.tokens);
         if (jobs.job[0].kind == 2) {
             __syncthreads();
             mv_quantise<WARPS>(jobs.job[0], share.first, share.end - share.first, sums, in.tokens);

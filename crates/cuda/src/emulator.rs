@@ -140,8 +140,12 @@ impl Emulator {
     }
 }
 
+/// One build at a time in the process: threads would write the same file.
+static BUILD: Mutex<()> = Mutex::new(());
+
 /// Compiles the kernels into a library in the system's temporary folder.
 fn build(defines: &Defines) -> Result<PathBuf> {
+    let _turn = BUILD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let folder = std::env::temp_dir().join("ds4-cuda-emulator");
     std::fs::create_dir_all(&folder)?;

@@ -9,7 +9,7 @@ use crate::device::DeviceInfo;
 use crate::shape::Defines;
 
 /// The sources of all kernels, by the names they include each other by.
-pub(crate) const SOURCES: [(&str, &str); 22] = [
+pub(crate) const SOURCES: [(&str, &str); 23] = [
     ("ds4.cu", include_str!("../kernels/ds4.cu")),
     ("device.h", include_str!("../emu/device.h")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
@@ -26,6 +26,7 @@ pub(crate) const SOURCES: [(&str, &str); 22] = [
     ("mv_ring.cuh", include_str!("../kernels/mv_ring.cuh")),
     ("mv_walk.cuh", include_str!("../kernels/mv_walk.cuh")),
     ("mv_mma.cuh", include_str!("../kernels/mv_mma.cuh")),
+    ("mv_staged.cuh", include_str!("../kernels/mv_staged.cuh")),
     ("mv.cuh", include_str!("../kernels/mv.cuh")),
     ("experts_mv.cuh", include_str!("../kernels/experts_mv.cuh")),
     ("mm.cuh", include_str!("../kernels/mm.cuh")),

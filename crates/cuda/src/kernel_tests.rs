@@ -18,7 +18,7 @@ use crate::seq::{LayerAddresses, Tok, raw_slots};
 use crate::shape::Defines;
 
 /// One for all tests, which must not build it side by side.
-static DEVICE: LazyLock<Arc<Device>> = LazyLock::new(|| {
+pub(crate) static DEVICE: LazyLock<Arc<Device>> = LazyLock::new(|| {
     let defines = Defines::new(&quant_dims(), Numerics::PROFILE_G).unwrap();
     Arc::new(Device::emulated(Emulator::new(&defines).unwrap()))
 });

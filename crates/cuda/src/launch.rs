@@ -178,21 +178,25 @@ fn int(n: usize) -> i32 {
     i32::try_from(n).expect("sizes of a step fit")
 }
 
-/// Most tokens of the kernels whose warps take single rows.
-const SMALL: usize = 4;
+/// Most tokens of the kernels whose warps take single rows (`mv_walk.cuh`): of products, where more
+/// are faster on tensor cores, and of [`query`].
+const WALK: usize = 2;
+const WALK_QUERY: usize = 4;
 
-/// Warps of a block of the kernels of up to [`SMALL`] tokens, and bytes of a block's rings
+/// Warps of a block of these kernels, and bytes of a block's rings
 /// (`MV_WARPS`, `MV_STAGES` and `MV_STAGE` of `mv.cuh` and `mv_ring.cuh`).
 const WALK_WARPS: u32 = 8;
 const WALK_SHARED: u32 = WALK_WARPS * 2 * (STAGE + STAGE / 16);
 /// Weights of a stage of a ring, in bytes.
 const STAGE: u32 = 4096;
-/// Blocks of these kernels that a multiprocessor holds.
-const WALK_HELD: usize = 2;
+/// Blocks of these kernels that a multiprocessor holds: by shared memory one where it has 100 KB.
+fn walk_held(device: &Device) -> usize {
+    if matches!(device.info.arch, 86 | 89 | 120..) { 1 } else { 2 }
+}
 /// Most units of 32 rows that one of their blocks quantises (`MV_Q8_ROWS`), less one.
 const QUANTISED_UNITS: usize = 3;
 
-/// How a job is cut for the kernels of up to [`SMALL`] tokens.
+/// How a job is cut for them.
 #[derive(Clone, Copy)]
 struct Cut {
     units: usize,
@@ -233,10 +237,10 @@ impl Cut {
     }
 }
 
-/// Jobs as the kernels of up to [`SMALL`] tokens take them, and the number of blocks that share
+/// Jobs as they take them, and the number of blocks that share
 /// their work, besides `lead` others before them.
 fn walk(device: &Device, jobs: &[Job<'_>], lead: usize) -> (MvJobsArg, usize) {
-    let mut blocks = WALK_HELD * device.info.sms as usize;
+    let mut blocks = walk_held(device) * device.info.sms as usize;
     if matches!(jobs[0].kind, Kind::Quantised(_)) {
         debug_assert_eq!(jobs.len(), 1);
         blocks = blocks.max(Cut::of(&jobs[0]).units.div_ceil(QUANTISED_UNITS));
@@ -263,7 +267,57 @@ fn walk(device: &Device, jobs: &[Job<'_>], lead: usize) -> (MvJobsArg, usize) {
             next += cut.work();
         }
     }
+    // Those that get some of the router: dealt in turns, or one unit after another like all work.
+    let first = |block: usize| {
+        let at = block * (all / blocks) + block.min(all % blocks);
+        at.div_ceil(1 << router.unit_shift).min(router.units)
+    };
+    arg.blocks = match arg.deal {
+        0 => int((0..blocks).filter(|block| first(*block) < first(block + 1)).count()),
+        _ => int(router.units.div_ceil(deal)),
+    };
     (arg, blocks)
+}
+
+/// Bytes of shared memory and threads of the kernels of more tokens that stream weights
+/// (`mv_staged.cuh`), and columns of one of their stages.
+const STAGED_SHARED: u32 = 16 * (2 * (STAGE + STAGE / 16) + 2 * 16 * 17 * 4 + 512);
+const STAGED_THREADS: u32 = 512;
+const STAGED_COLS: usize = 256;
+
+/// Tiles of 16 rows that a warp of these kernels takes at a time, and rows of a unit of work; none for
+/// jobs that they do not do.
+fn staged_cut(job: &Job<'_>) -> Option<(usize, usize)> {
+    let slices = job.w.cols / STAGED_COLS;
+    let is_split = if slices <= 16 { slices.is_power_of_two() } else { slices.is_multiple_of(16) };
+    let is_whole = job.w.cols.is_multiple_of(STAGED_COLS) && is_split;
+    let does = matches!(job.kind, Kind::Product | Kind::Quantised(_));
+    let tiles = if slices >= 16 { 2 } else { 1 };
+    let rows = 16 / slices.clamp(1, 16) * 16 * tiles;
+    let in_groups = job.groups == 1 || (job.w.rows / job.groups).is_multiple_of(rows);
+    (job.w.form == Form::Q8_0 && is_whole && does && in_groups).then_some((tiles, rows))
+}
+
+/// Jobs as these kernels take them, and their blocks; none where they cannot do them or the device
+/// lacks the memory.
+fn staged(device: &Device, jobs: &[Job<'_>]) -> Option<(MvJobsArg, usize)> {
+    // The emulator's is 0.
+    if !matches!(device.info.arch, 0 | 90..120) {
+        return None;
+    }
+    let mut arg = plain(jobs);
+    let blocks = device.info.sms as usize;
+    let mut next = 0;
+    for (slot, job) in arg.job.iter_mut().zip(jobs) {
+        let (tiles, rows) = staged_cut(job)?;
+        let stages = tiles * (job.w.cols / STAGED_COLS).div_ceil(16);
+        let (units, shift) = (job.w.rows.div_ceil(rows), stages.next_power_of_two().ilog2());
+        (slot.units, slot.item_rows) = (int(units), int(tiles));
+        (slot.first, slot.shift) = (int(next), shift.cast_signed());
+        next += units << shift;
+    }
+    (arg.per, arg.rest) = (int(next / blocks), int(next % blocks));
+    Some((arg, blocks))
 }
 
 /// Power of two of the warps that share a row in the kernels of more tokens: enough that each has
@@ -281,7 +335,7 @@ fn large_blocks(job: &Job<'_>) -> usize {
     job.w.rows.div_ceil(if matches!(job.kind, Kind::Pair(..)) { rows / 2 } else { rows })
 }
 
-/// Jobs as the kernels of more than [`SMALL`] tokens take them, and their blocks.
+/// Jobs as the other kernels of more tokens take them, and their blocks.
 fn large(jobs: &[Job<'_>]) -> (MvJobsArg, usize) {
     let mut arg = plain(jobs);
     let mut next = 0;
@@ -360,10 +414,13 @@ fn plain(jobs: &[Job<'_>]) -> MvJobsArg {
 /// Products of few tokens, all of one launch reading `x`.
 fn few(device: &Device, x: &Acts, t: usize, jobs: &[Job<'_>]) -> Result<()> {
     debug_assert!(t <= FEW);
-    let (kernel, arg, geometry) = if t <= SMALL {
-        let kernel = ["mv_1", "mv_2", "mv_4", "mv_4"][t - 1];
+    let (kernel, arg, geometry) = if t <= WALK {
+        let kernel = if t == 1 { "mv_1" } else { "mv_2" };
         let (arg, n) = walk(device, jobs, 0);
         (kernel, arg, Geometry::new(n, 1, 32 * WALK_WARPS).shared(WALK_SHARED))
+    } else if let Some((arg, n)) = staged(device, jobs) {
+        let kernel = if t <= 8 { "mv_staged_8" } else { "mv_staged_16" };
+        (kernel, arg, Geometry::new(n, 1, STAGED_THREADS).shared(STAGED_SHARED))
     } else {
         let (arg, n) = large(jobs);
         (if t <= 8 { "mv_8" } else { "mv_16" }, arg, Geometry::new(n, 1, 256))
@@ -385,7 +442,7 @@ fn reads(jobs: &[Job<'_>]) -> u64 {
 /// Whether [`query`] has kernels for a rank and a number of tokens.
 pub(crate) fn has_query(dims: &Dims, t: usize) -> bool {
     let small = dims.q_rank <= 1536 && dims.head_dim <= 1536;
-    t <= SMALL && small && dims.q_rank.is_multiple_of(32)
+    t <= WALK_QUERY && small && dims.q_rank.is_multiple_of(32)
 }
 
 /// Products with the query's low-rank form, which is still without its norm, and `roles` roles of

@@ -37,6 +37,8 @@ mod model;
 mod mtp;
 mod open;
 mod placement;
+#[cfg(all(test, feature = "emulator"))]
+mod product_tests;
 mod runner;
 mod scratch;
 mod seq;

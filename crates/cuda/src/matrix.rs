@@ -115,6 +115,22 @@ impl DeviceMatrix {
         Self::part(up, w, Form::of(w.ty, false), w.stack)
     }
 
+    /// A dense matrix from its planes.
+    #[cfg(test)]
+    pub(crate) fn of_planes(
+        device: &Arc<Device>,
+        (form, rows, cols): (Form, usize, usize),
+        q: &[u8],
+        d: &[u8],
+    ) -> Result<Self> {
+        let buf = |bytes: &[u8]| -> Result<Buf> {
+            let buf = device.alloc(bytes.len())?;
+            device.write(buf.at(), bytes)?;
+            Ok(buf)
+        };
+        Ok(Self { form, rows, cols, q: buf(q)?, s: None, d: Some(buf(d)?) })
+    }
+
     /// Uploads the first `n` matrices of a stack of experts.
     pub(crate) fn experts(up: &mut Uploader, w: &Matrix, n: usize) -> Result<Self> {
         Self::part(up, w, Form::of(w.ty, true), n)

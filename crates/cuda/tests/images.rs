@@ -13,10 +13,10 @@ const SPILL_MAX: u32 = 8;
 const HOT: [&str; 14] = [
     "mv_1",
     "mv_2",
-    "mv_4",
     "mv_8",
     "mv_16",
-    "mv_wide_1",
+    "mv_staged_8",
+    "mv_staged_16",
     "mv_query_1",
     "hc_fused",
     "hc_pre",
