@@ -143,19 +143,17 @@ DS4_KERNEL(index_scores, 128)(const __nv_bfloat16* q, const float* weights, cons
             cp_async_commit();
             if (tok.seq != seq) {
                 seq = tok.seq;
-                const kv_t* idx = table[(size_t)seq * places + place].idx;
+                const uint8_t* idx = table[(size_t)seq * places + place].idx;
                 const int exist = (tok.pos0 + tok.n) / 4;  // with this step's
 #pragma unroll
-                for (int k = 0; k < STEPS; k++)
+                for (int i = 0; i < 2; i++) {
+                    // Fragment of m16n8k16: rows quad and quad + 8, columns 2·in_quad and + 8.
+                    const int r = r0 + quad + i * 8;
+                    uint32_t v[STEPS][2];
+                    idx_load(v, idx, r, in_quad, r < exist);
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        // Fragment of m16n8k16: rows quad and quad + 8, columns 2·in_quad and + 8.
-                        const int r = r0 + quad + (i & 1) * 8, c = k * 16 + in_quad * 2 + (i >> 1) * 8;
-                        float2 v = make_float2(0.0f, 0.0f);
-                        if (r < exist) v = __half22float2(*(const half2*)(idx + (size_t)r * IDX_DIM + c));
-                        const __nv_bfloat162 b = __float22bfloat162_rn(v);
-                        a[k][i] = *(const uint32_t*)&b;
-                    }
+                    for (int k = 0; k < STEPS; k++) a[k][i] = v[k][0], a[k][2 + i] = v[k][1];
+                }
             }
             const IndexQueries& tile = queries[turn];
             float sum[2] = {0.0f, 0.0f};

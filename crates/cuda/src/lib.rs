@@ -37,6 +37,7 @@ mod matrix;
 mod model;
 mod mtp;
 mod open;
+mod packed;
 mod placement;
 mod runner;
 mod scratch;
