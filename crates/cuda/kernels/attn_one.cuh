@@ -172,10 +172,7 @@ struct AttnOne {
 #if KV_PACKED
         __syncwarp();
 #pragma unroll 1
-        for (int r = warp; r < (n + 15) / 16 * 16; r += 2 * WARPS) {
-            if (r + WARPS < (n + 15) / 16 * 16) kv_unpack<2, WARPS, ATTN_ROW_BYTES>(s.rows, r);
-            else kv_unpack<1, WARPS, ATTN_ROW_BYTES>(s.rows, r);
-        }
+        for (int r = warp; r < (n + 15) / 16 * 16; r += WARPS) kv_unpack<1, WARPS, ATTN_ROW_BYTES>(s.rows, r);
 #endif
     }
 

@@ -5,8 +5,8 @@
 // [ROPE_DIM f16][a power of two as f16 for each 64 codes, padding to 16 bytes]; else [HEAD_DIM f16].
 //
 // Index rows, of IDX_ROW_BYTES: where they are rounded to E2M1, [IDX_DIM / 8 words][a power of two as bf16
-// for each 32 channels, padding to 16 bytes]; else [IDX_DIM f16]. Word q · IDX_DIM / 32 + m has the channels
-// of block m that lane q of a quad multiplies: see `idx_channel`.
+// for each 32 channels, padding to 16 bytes]; else [IDX_DIM f16]. Word q · IDX_DIM / 32 + m has channels
+// 8q.. of block m: what lane q of a quad multiplies, see `idx_channel`.
 #pragma once
 #include "seq.cuh"
 
@@ -137,14 +137,22 @@ __device__ __forceinline__ void kv_store(const float* x, uint8_t* to, uint8_t* a
 }
 
 #if IDX_PACKED
-// The channel of bit 4 · p + 16 · upper of lane q's word of block m: pair p of the block as m16n8k16
-// takes its columns.
-__device__ __forceinline__ int idx_channel(int q, int m, int p, int upper) { return m * 32 + (p >> 1) * 16 + (p & 1) * 8 + 2 * q + upper; }
+// The channel of bit 4 · p + 16 · upper of lane q's word of block m.
+__device__ __forceinline__ int idx_channel(int q, int m, int p, int upper) { return m * 32 + 8 * q + 2 * p + upper; }
 
-// Pair `p` of a word's E2M1 codes as bf16, without its scale and 2^126 too small.
-__device__ __forceinline__ __nv_bfloat162 idx_pair(uint32_t word, int p) {
-    const uint32_t two = word >> 4 * p & 0x000f000fu, b = (two & 0x00080008u) << 12 | (two & 0x00070007u) << 6;
-    return *(const __nv_bfloat162*)&b;
+// Pair `p` of a word's E2M1 codes as bf16, which holds the values exactly; `scale`: bits of the block's.
+__device__ __forceinline__ uint32_t idx_pair(uint32_t word, int p, uint16_t scale) {
+    // As they are, the bits are those of numbers 2^126 too small.
+    const uint32_t two = word >> 4 * p & 0x000f000fu, bits = (two & 0x00080008u) << 12 | (two & 0x00070007u) << 6;
+    const __nv_bfloat162 v = __hmul2(*(const __nv_bfloat162*)&bits, __float2bfloat162_rn(0x1p126f));
+    const __nv_bfloat162 scaled = __hmul2(v, __bfloat162bfloat162(__ushort_as_bfloat16(scale)));
+    return *(const uint32_t*)&scaled;
+}
+#else
+// Two f16 of numerics without E2M1 as bf16, to its 8 bits.
+__device__ __forceinline__ uint32_t idx_pair(uint32_t two) {
+    const __nv_bfloat162 b = __float22bfloat162_rn(__half22float2(*(const half2*)&two));
+    return *(const uint32_t*)&b;
 }
 #endif
 
@@ -174,17 +182,14 @@ __device__ __forceinline__ void idx_store(const float* x, uint8_t* to) {
 #endif
 }
 
-// What lane q of a quad multiplies of row `r`, zeros unless `ok`: word [k][i] has the columns 16·k + 8·i +
-// 2·q and the next as bf16, which holds E2M1 values exactly (and f16 ones of other numerics to 8 bits).
-__device__ __forceinline__ void idx_load(uint32_t v[IDX_DIM / 16][2], const uint8_t* rows, int r, int q, bool ok) {
-    const uint8_t* row = rows + (int64_t)r * IDX_ROW_BYTES;
+// Of every 32 columns of an index row the 8 from 8·q on, as they are stored.
+struct IdxQuad {
+    static constexpr int BLOCKS = IDX_DIM / 32;
 #if IDX_PACKED
-    constexpr int BLOCKS = IDX_DIM / 32;
     __align__(16) uint32_t words[BLOCKS];
     __align__(8) uint16_t scales[BLOCKS];
-#pragma unroll
-    for (int m = 0; m < BLOCKS; m++) words[m] = 0, scales[m] = 0;
-    if (ok) {
+
+    __device__ __forceinline__ void load(const uint8_t* row, int q) {
         const uint32_t* from = (const uint32_t*)row + q * BLOCKS;
         const uint16_t* by = (const uint16_t*)(row + IDX_DIM / 2);
         if constexpr (BLOCKS == 4) {
@@ -195,25 +200,43 @@ __device__ __forceinline__ void idx_load(uint32_t v[IDX_DIM / 16][2], const uint
             for (int m = 0; m < BLOCKS; m++) words[m] = from[m], scales[m] = by[m];
         }
     }
-    const __nv_bfloat162 up = __float2bfloat162_rn(0x1p126f);
+    __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int m = 0; m < BLOCKS; m++) {
-        const __nv_bfloat162 by = __bfloat162bfloat162(__ushort_as_bfloat16(scales[m]));
+        for (int m = 0; m < BLOCKS; m++) words[m] = 0, scales[m] = 0;
+    }
+    // Columns 2p and 2p + 1 of the 8 of block m as bf16.
+    __device__ __forceinline__ uint32_t pair(int m, int p) const { return idx_pair(words[m], p, scales[m]); }
+#else
+    uint4 v[BLOCKS];
+
+    __device__ __forceinline__ void load(const uint8_t* row, int q) {
 #pragma unroll
-        for (int p = 0; p < 4; p++) {
-            const __nv_bfloat162 b = __hmul2(__hmul2(idx_pair(words[m], p), up), by);
-            v[2 * m + p / 2][p % 2] = *(const uint32_t*)&b;
-        }
+        for (int m = 0; m < BLOCKS; m++) v[m] = ((const uint4*)row)[4 * m + q];
+    }
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int m = 0; m < BLOCKS; m++) v[m] = make_uint4(0, 0, 0, 0);
+    }
+    __device__ __forceinline__ uint32_t pair(int m, int p) const { return idx_pair(p == 0 ? v[m].x : p == 1 ? v[m].y : p == 2 ? v[m].z : v[m].w); }
+#endif
+};
+
+// What lane q of a quad multiplies of a row, or zeros for none: word [k][i] has columns 16k + 8i + 2q
+// and the next as bf16.
+__device__ __forceinline__ void idx_fragments(uint32_t v[IDX_DIM / 16][2], const uint8_t* row, int q) {
+#if IDX_PACKED
+#pragma unroll
+    for (int part = 0; part < 4; part++) {
+        IdxQuad quad;
+        if (row) quad.load(row, part);
+        else quad.clear();
+#pragma unroll
+        for (int m = 0; m < IDX_DIM / 32; m++) v[2 * m + part / 2][part % 2] = quad.pair(m, q);
     }
 #else
 #pragma unroll
     for (int k = 0; k < IDX_DIM / 16; k++)
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float2 two = make_float2(0.0f, 0.0f);
-            if (ok) two = __half22float2(((const half2*)row)[8 * k + 4 * i + q]);
-            const __nv_bfloat162 b = __float22bfloat162_rn(two);
-            v[k][i] = *(const uint32_t*)&b;
-        }
+        for (int i = 0; i < 2; i++) v[k][i] = row ? idx_pair(((const uint32_t*)row)[8 * k + 4 * i + q]) : 0;
 #endif
 }

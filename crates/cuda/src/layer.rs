@@ -9,6 +9,7 @@ use crate::experts;
 use crate::launch::{self, CompArg, Job, Kind, RowsArg, has_query, products, quantise, quantises};
 use crate::matrix::Form;
 use crate::scratch::{FEW, SPLITS_MAX};
+use crate::seq::Tok;
 use crate::step::Step;
 use crate::weights::{Block, Hyper};
 
@@ -25,6 +26,10 @@ const HC_CLUSTER: usize = 8;
 
 /// Heads that a block of `index_query` takes (`IDX_QUERY_HEADS`).
 const QUERY_HEADS: usize = 8;
+/// Threads of a block of `index_few` (`IDX_FEW_THREADS`).
+const INDEX_FEW_THREADS: u32 = 256;
+/// Most blocks that choose rows for one token (`TOPK_PARTS`).
+pub(crate) const TOPK_PARTS: usize = 16;
 
 /// Tokens up to which `attn_one` is the faster way, by measurements.
 const ONE_MAX: usize = 2;
@@ -306,31 +311,41 @@ fn choose(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
     let mut args = Args::new().ptr(s.index_q.at()).ptr(turns).ptr(s.index_q16.at());
     let groups = d.n_index_head.div_ceil(QUERY_HEADS);
     step.launch("index_query", Geometry::new(step.t, groups, 256), &mut args)?;
-    let tile = step.score_rows;
-    let observed = step.observed();
-    let blocks = if step.t <= FEW {
-        // Replayed for any length: the blocks stride over whatever rows there are.
-        2 * m.device.info.sms as usize / step.t
-    } else {
-        step.rows_max.div_ceil(m.constants.index_rows)
-    };
-    for t0 in (0..step.t).step_by(tile) {
-        let n = tile.min(step.t - t0);
-        let q = s.index_q16.at() + (2 * t0 * d.n_index_head * d.index_dim) as u64;
-        let w = s.index_w.at() + (4 * t0 * d.n_index_head) as u64;
-        let toks = step.toks.at() + (32 * t0) as u64;
-        let mut args = Args::new().ptr(q).ptr(w).ptr(toks).ptr(m.table.at()).int(m.places);
-        args = args.int(step.place).int(n).int(usize::from(observed));
-        args = args.ptr(step.scores.at()).long(step.score_stride);
-        let groups = if n <= FEW { n } else { n.div_ceil(8) };
-        step.launch("index_scores", Geometry::new(blocks.max(1), groups, 128), &mut args)?;
+    // Blocks that share a token, where tokens are few.
+    let parts = m.device.info.sms as usize / step.t;
+    let parts = if step.t <= FEW { parts.clamp(1, TOPK_PARTS) } else { 1 };
+    for t0 in (0..step.t).step_by(step.score_rows) {
+        let n = step.score_rows.min(step.t - t0);
+        let toks = step.toks.at() + (size_of::<Tok>() * t0) as u64;
+        scores(step, toks, t0, n)?;
         let chosen = s.chosen.at() + (4 * t0 * d.index_top_k) as u64;
-        let mut args =
-            Args::new().ptr(step.scores.at()).long(step.score_stride).ptr(toks).ptr(chosen);
-        step.launch("index_topk", Geometry::new(n, 1, m.constants.topk_threads), &mut args)?;
+        let mut args = Args::new().ptr(step.scores.at()).long(step.score_stride).ptr(toks);
+        args = args.ptr(chosen).ptr(s.top_parts.at()).ptr(s.topped.at());
+        step.launch("index_topk", Geometry::new(n, parts, m.constants.topk_threads), &mut args)?;
         step.show_scores(place, t0, n)?;
     }
     Ok(())
+}
+
+/// Scores of `n` tokens from `t0` on; `toks` are these.
+fn scores(step: &Step<'_>, toks: u64, t0: usize, n: usize) -> Result<()> {
+    let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
+    let q = s.index_q16.at() + (2 * t0 * d.n_index_head * d.index_dim) as u64;
+    let w = s.index_w.at() + (4 * t0 * d.n_index_head) as u64;
+    let args = Args::new().ptr(q).ptr(w).ptr(toks).ptr(m.table.at());
+    let args = args.int(m.places).int(step.place);
+    let observed = usize::from(step.observed());
+    // Replayed for any length: the blocks stride over whatever rows there are.
+    let replayed = (2 * m.device.info.sms as usize / step.t).max(1);
+    if step.t <= FEW && matches!(d.index_dim, 32 | 64 | 128) {
+        let mut args = args.int(observed).ptr(step.scores.at()).long(step.score_stride);
+        return step.launch("index_few", Geometry::new(replayed, n, INDEX_FEW_THREADS), &mut args);
+    }
+    let mut args = args.int(n).int(observed).ptr(step.scores.at()).long(step.score_stride);
+    let all = step.rows_max.div_ceil(m.constants.index_rows).max(1);
+    let blocks = if step.t <= FEW { replayed } else { all };
+    let groups = if n <= FEW { n } else { n.div_ceil(8) };
+    step.launch("index_scores", Geometry::new(blocks, groups, 128), &mut args)
 }
 
 /// Operands of attention (`AttnOneArgs`).

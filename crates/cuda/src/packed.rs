@@ -144,7 +144,7 @@ fn unpack_fp8(row: &[u8], plain: usize, width: usize, values: &mut Vec<f32>) {
 
 /// The channel of the upper or lower half's nibble `p` of word `word` (`idx_channel`).
 const fn channel(word: usize, blocks: usize, p: usize, upper: usize) -> usize {
-    word % blocks * 32 + p / 2 * 16 + p % 2 * 8 + 2 * (word / blocks) + upper
+    word % blocks * 32 + 8 * (word / blocks) + 2 * p + upper
 }
 
 fn pack_fp4(row: &[f32], to: &mut [u8]) {

@@ -7,6 +7,7 @@ use ds4_model::{Dims, Result};
 
 use crate::constants::Constants;
 use crate::device::{Buf, Device};
+use crate::layer::TOPK_PARTS;
 
 /// Tokens of a step up to which every product reads each weight once and nothing is sorted.
 pub(crate) const FEW: usize = 16;
@@ -61,6 +62,9 @@ pub(crate) struct Scratch {
     pub index_q16: Buf,
     pub index_w: Buf,
     pub chosen: Buf,
+    /// Choices of the blocks that share a token, and how many of these are done: zero between steps.
+    pub top_parts: Buf,
+    pub topped: Buf,
     pub heads: Acts,
     pub low: Acts,
     pub y: Buf,
@@ -151,6 +155,8 @@ impl Scratch {
             index_q16: alloc(t * dims.n_index_head * dims.index_dim, 2)?,
             index_w: alloc(t * dims.n_index_head, 4)?,
             chosen: alloc(t * dims.index_top_k, 4)?,
+            top_parts: alloc(few * TOPK_PARTS * dims.index_top_k, 8)?,
+            topped: alloc(few, 4)?,
             heads: acts(t, all_heads)?,
             low: acts(t, dims.n_out_group * dims.out_rank)?,
             y: alloc(t * dims.n_embd, 4)?,
