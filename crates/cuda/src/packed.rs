@@ -52,14 +52,15 @@ impl RowForm {
 
     /// The values of stored rows, appended to `values`.
     pub(crate) fn unpack(self, bytes: &[u8], width: usize, values: &mut Vec<f32>) {
+        let of = if self == Self::Fp4 { values_of(8, E2M1) } else { values_of(0x80, E4M3) };
         for row in bytes.chunks_exact(self.bytes(width)) {
             match self {
                 Self::F32 => {
                     values.extend(row.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
                 }
                 Self::F16 => values.extend(halves(row)),
-                Self::Fp8 { plain } => unpack_fp8(row, plain, width, values),
-                Self::Fp4 => unpack_fp4(row, width, values),
+                Self::Fp8 { plain } => unpack_fp8(row, plain, width, &of, values),
+                Self::Fp4 => unpack_fp4(row, width, &of, values),
             }
         }
     }
@@ -91,7 +92,8 @@ fn power(k: i32) -> f32 {
 fn code(v: f32, mantissa: u32, least: i32) -> u8 {
     let a = v.abs();
     let bits = if a < power(least) {
-        (a * power(mantissa.cast_signed() - least)) as u32
+        // A small whole number, as the last bits of a sum.
+        (a * power(mantissa.cast_signed() - least) + power(23)).to_bits() & 0xff
     } else {
         (a.to_bits() >> (23 - mantissa)) - ((126 + least).cast_unsigned() << mantissa)
     };
@@ -118,6 +120,14 @@ fn unsigned(code: u8, sign: u8, form: (u32, i32)) -> f32 {
     if code & sign == 0 { v } else { -v }
 }
 
+/// The values of all codes.
+fn values_of(sign: u8, form: (u32, i32)) -> [f32; 256] {
+    let mut all = [0.0; 256];
+    let codes = 0..=2 * (sign - 1) + 1;
+    codes.zip(&mut all).for_each(|(code, v)| *v = unsigned(code, sign, form));
+    all
+}
+
 fn pack_fp8(row: &[f32], plain: usize, to: &mut [u8]) {
     let (codes, rest) = to.split_at_mut(plain);
     let (tail, scales) = rest.split_at_mut(2 * (row.len() - plain));
@@ -125,19 +135,24 @@ fn pack_fp8(row: &[f32], plain: usize, to: &mut [u8]) {
     let scales = scales.as_chunks_mut::<2>().0.iter_mut();
     for ((block, codes), scale) in blocks.zip(scales) {
         let k = exponent(most(block).max(1e-4), 448.0, -24);
+        let down = power(-k);
         *scale = f16::from_f32(power(k)).to_le_bytes();
-        codes.iter_mut().zip(block).for_each(|(c, v)| *c = signed(v * power(-k), 0x80, E4M3));
+        codes.iter_mut().zip(block).for_each(|(c, v)| *c = signed(v * down, 0x80, E4M3));
     }
     put(tail, row[plain..].iter().map(|v| f16::from_f32(*v).to_le_bytes()));
 }
 
-fn unpack_fp8(row: &[u8], plain: usize, width: usize, values: &mut Vec<f32>) {
+fn unpack_fp8(row: &[u8], plain: usize, width: usize, of: &[f32; 256], values: &mut Vec<f32>) {
     let (codes, rest) = row.split_at(plain);
     let (tail, scales) = rest.split_at(2 * (width - plain));
     for (codes, scale) in codes.chunks(64).zip(halves(scales)) {
-        // The device multiplies in f16.
-        let v = codes.iter().map(|c| f16::from_f32(unsigned(*c, 0x80, E4M3) * scale).to_f32());
-        values.extend(v);
+        let exact = codes.iter().map(|c| of[usize::from(*c)] * scale);
+        if scale < power(-15) {
+            // The device multiplies in f16, which cannot hold all of these.
+            values.extend(exact.map(|v| f16::from_f32(v).to_f32()));
+        } else {
+            values.extend(exact);
+        }
     }
     values.extend(halves(tail));
 }
@@ -160,7 +175,7 @@ fn pack_fp4(row: &[f32], to: &mut [u8]) {
     put(scales, exponents.iter().map(|k| bf16::from_f32(power(*k)).to_le_bytes()));
 }
 
-fn unpack_fp4(row: &[u8], width: usize, values: &mut Vec<f32>) {
+fn unpack_fp4(row: &[u8], width: usize, of: &[f32; 256], values: &mut Vec<f32>) {
     let (blocks, first) = (width / 32, values.len());
     let (words, scales) = row.split_at(width / 2);
     values.resize(first + width, 0.0);
@@ -169,9 +184,8 @@ fn unpack_fp4(row: &[u8], width: usize, values: &mut Vec<f32>) {
         let scale = bf16::from_le_bytes(scales.as_chunks::<2>().0[w % blocks]).to_f32();
         for i in 0..8 {
             let (p, upper) = (i / 2, i % 2);
-            let code = (word >> (4 * p + 16 * upper) & 15) as u8;
-            let v = f16::from_f32(unsigned(code, 8, E2M1) * scale).to_f32();
-            values[first + channel(w, blocks, p, upper)] = v;
+            let code = word >> (4 * p + 16 * upper) & 15;
+            values[first + channel(w, blocks, p, upper)] = of[code as usize] * scale;
         }
     }
 }
@@ -184,8 +198,8 @@ mod tests {
     fn rows(width: usize, block: usize, sign: u8, form: (u32, i32), rows: usize) -> Vec<f32> {
         let value = |i: usize| {
             let (row, at) = (i / width, i % width);
-            let k = (row * 7 + at / block * 3) as i32 % 35 - 28;
-            let code = ((at * 37 + row * 11) % (2 * usize::from(sign) - 2)) as u8;
+            let k = i32::try_from((row * 7 + at / block * 3) % 35).unwrap() - 28;
+            let code = u8::try_from((at * 37 + row * 11) % (2 * usize::from(sign) - 2)).unwrap();
             // 0x7f and 0xff of E4M3 are not numbers.
             let code = if sign == 0x80 && code & 0x7f == 0x7f { code - 1 } else { code };
             f16::from_f32(unsigned(code, sign, form) * power(k)).to_f32()
