@@ -153,7 +153,7 @@ struct AttnOne {
         const uint8_t* row = nullptr;
         if (own < n && is_old(seen, first + own) == old) row = seen.row(first + own);
 #pragma unroll 1
-        for (int i = 0; i < ONE_ROWS / WARPS; i++) {
+        for (int i = 0; i < (ONE_ROWS + WARPS - 1) / WARPS; i++) {
             const int r = i * WARPS + warp;
             if (r >= (n + 15) / 16 * 16) break;
             const uint8_t* from = (const uint8_t*)__shfl_sync(FULL, (unsigned long long)row, i);
@@ -317,11 +317,12 @@ struct AttnOne {
     // A channel of this block's head from the sums of all blocks; turned back, and written as wanted.
     __device__ __forceinline__ void finish() const {
         const int head = head0 + c.rank(), ch = c.thread();
-        if (head >= N_HEAD) return;
-        const float sink = a.sinks[head] * LOG2E + ATTN_P_BITS;
+        const float sink = a.sinks[min(head, N_HEAD - 1)] * LOG2E + ATTN_P_BITS;
         float2 turn = make_float2(1.0f, 0.0f);
         if (ch >= TAIL) turn = *(const float2*)(a.turns + (int64_t)t * ROPE_DIM + (ch - TAIL) / 2 * 2);
+        // A block without a head must not end either before all have sent to it.
         c.receive();
+        if (head >= N_HEAD) return;
         float most = s.most[lane % ONE_CLUSTER], m = most, v = 0.0f;
 #pragma unroll
         for (int o = ONE_CLUSTER / 2; o; o >>= 1) m = fmaxf(m, __shfl_xor_sync(FULL, m, o));
