@@ -392,7 +392,7 @@ static void experts() {
 
 // --- attention
 
-typedef void (*AttnKernel)(const float*, const float*, const float*, const Tok*, const SeqLayer*, int, int, const half*, const int*, int, int, float*, float*, float*, int8_t*, float*);
+typedef void (*AttnKernel)(const float*, const float*, const float*, const Tok*, const SeqLayer*, int, int, const uint8_t*, const int*, int, int, float*, float*, float*, int8_t*, float*);
 struct AttnVariant {
     const char* name;
     AttnKernel f;
@@ -423,7 +423,7 @@ static void attention(int T, int pos0, int ratio, bool batch, const std::vector<
     Tok* toks = uploaded(tok);
     int* chosen = uploaded(pick);
     SeqLayer layer = {};
-    layer.raw = (kv_t*)ring, layer.comp = (kv_t*)comp;
+    layer.raw = (uint8_t*)ring, layer.comp = (uint8_t*)comp;
     SeqLayer* table = uploaded(std::vector<SeqLayer>{layer});
     printf("attention T %d%s pos %d ratio %d:", T, batch ? " sequences" : "", pos0, ratio);
     double worst = 0;
@@ -435,7 +435,7 @@ static void attention(int T, int pos0, int ratio, bool batch, const std::vector<
         printf(" %s", a.name);
         for (int n : splits) {
             const float ms = timed(many ? 2 : 50, [&](cudaStream_t st) {
-                a.f<<<dim3(T, n, (N_HEAD + 16 * a.hg - 1) / (16 * a.hg)), a.hg * a.ksplit * 32, smem, st>>>(q, turns, sinks, toks, table, 1, 0, chunk, chosen, ratio, n, po, ml, out, nullptr, nullptr);
+                a.f<<<dim3(T, n, (N_HEAD + 16 * a.hg - 1) / (16 * a.hg)), a.hg * a.ksplit * 32, smem, st>>>(q, turns, sinks, toks, table, 1, 0, (const uint8_t*)chunk, chosen, ratio, n, po, ml, out, nullptr, nullptr);
                 if (n > 1) attn_combine<<<dim3(T, N_HEAD), ATTN_COMBINE_THREADS, 0, st>>>(po, ml, sinks, turns, n, out, nullptr, nullptr);
             });
             printf(" /%d %.4f ms", n, ms);

@@ -7,7 +7,7 @@
 // memory, after which each warp has the probabilities as operands of the second product.
 #pragma once
 #include "mm.cuh"
-#include "seq.cuh"
+#include "packed.cuh"
 #include "tables.cuh"
 
 #define ATTN_ROWS 32                                   // rows of a tile
@@ -20,25 +20,25 @@
 
 // What the token sees.
 struct AttnSeen {
-    const half *raw, *chunk, *comp;  // ring, this step's rows from position pos0 on, compressed rows
+    const uint8_t *raw, *chunk, *comp;  // ring, this step's rows from position pos0 on, compressed rows
     const int* chosen;               // numbers of the compressed rows, or null: the first ones
     int from, n_raw, n, pos0;        // first raw position, raw rows, all rows
 
     // Row `j`: raw ones come first.
-    __device__ __forceinline__ const half* row(int j) const {
+    __device__ __forceinline__ const uint8_t* row(int j) const {
         if (j < n_raw) {
             const int p = from + j;
-            return p >= pos0 ? chunk + (int64_t)(p - pos0) * HEAD_DIM : raw + (int64_t)(p % RAW_SLOTS) * HEAD_DIM;
+            return p >= pos0 ? chunk + (int64_t)(p - pos0) * KV_ROW_BYTES : raw + (int64_t)(p % RAW_SLOTS) * KV_ROW_BYTES;
         }
         const int w = j - n_raw;
-        return comp + (int64_t)(chosen ? chosen[w] : w) * HEAD_DIM;
+        return comp + (int64_t)(chosen ? chosen[w] : w) * KV_ROW_BYTES;
     }
 };
 
-__device__ __forceinline__ AttnSeen attn_seen(const Tok& tok, const SeqLayer& layer, const half* raw_chunk, const int* chosen, int t, int ratio) {
+__device__ __forceinline__ AttnSeen attn_seen(const Tok& tok, const SeqLayer& layer, const uint8_t* raw_chunk, const int* chosen, int t, int ratio) {
     AttnSeen s;
     s.raw = layer.raw, s.comp = layer.comp;
-    s.chunk = raw_chunk + (int64_t)tok.start * HEAD_DIM;
+    s.chunk = raw_chunk + (int64_t)tok.start * KV_ROW_BYTES;
     s.pos0 = tok.pos0;
     s.from = max(max(0, tok.from), tok.pos - WINDOW + 1);
     s.n_raw = tok.pos + 1 - s.from;
@@ -115,12 +115,33 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
             }
     }
 
-    // Starts the copy of a tile's rows, whose addresses are `rows`; rows from `n` on become zero.
-    static __device__ __forceinline__ void copy(unsigned char* s, const half* const* rows, int n) {
+    // Starts the copy of a tile's rows, whose addresses are `rows`; rows from `n` on become zero. A warp
+    // has every WARPS-th row.
+    static __device__ __forceinline__ void copy(unsigned char* s, const uint8_t* const* rows, int n) {
+#if KV_PACKED
+        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+#pragma unroll
+        for (int i = 0; i < (ATTN_ROWS + WARPS - 1) / WARPS; i++) {
+            const int r = i * WARPS + warp;
+            if (r >= ATTN_ROWS) break;
+            for (int c = lane; c < KV_ROW_BYTES / 16; c += 32) cp_async16(s + r * ATTN_ROW_BYTES + c * 16, rows[r] + c * 16, r < n);
+        }
+#else
         for (int i = threadIdx.x; i < ATTN_ROWS * CHUNKS; i += THREADS) {
             const int r = i / CHUNKS, c = i % CHUNKS;
-            cp_async16(s + r * ATTN_ROW_BYTES + (c ^ (r & 7)) * 16, rows[r] + c * 8, r < n);
+            cp_async16(s + r * ATTN_ROW_BYTES + (c ^ (r & 7)) * 16, rows[r] + c * 16, r < n);
         }
+#endif
+    }
+    // Unpacks what this warp has copied.
+    static __device__ __forceinline__ void unpack(unsigned char* s) {
+#if KV_PACKED
+        constexpr int OWN = ATTN_ROWS / WARPS, AT_ONCE = OWN < 4 ? OWN : 4;
+        static_assert(ATTN_ROWS % WARPS == 0 && OWN % AT_ONCE == 0, "warps have as many rows");
+        __syncwarp();
+#pragma unroll 1
+        for (int r = threadIdx.x >> 5; r < ATTN_ROWS; r += WARPS * AT_ONCE) kv_unpack<AT_ONCE, WARPS, ATTN_ROW_BYTES>(s, r);
+#endif
     }
 
     // This warp's part of the scores of 16 heads and a tile of rows.
@@ -237,12 +258,12 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
     }
 
     static __device__ __forceinline__ void run(const float* q, const float* turns, const float* sinks, const Tok* toks, const SeqLayer* table,
-                                               int places, int place, const half* raw_chunk, const int* chosen, int ratio, int n_splits,
+                                               int places, int place, const uint8_t* raw_chunk, const int* chosen, int ratio, int n_splits,
                                                float* part_o, float* part_ml, float* out, int8_t* q8, float* d8) {
         DS4_DYN_SMEM(unsigned char, smem);
         float4* space = (float4*)(smem + 2 * ATTN_ROWS * ATTN_ROW_BYTES);
         float* norms = (float*)(space + WARPS * NT * 32);
-        const half** rows = (const half**)(norms + WARPS * 16);  // of two tiles
+        const uint8_t** rows = (const uint8_t**)(norms + WARPS * 16);  // of two tiles
         const int t = blockIdx.x, split = blockIdx.y, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
         const int hg = warp % HG, ks = warp / HG, head0 = (blockIdx.z * HG + hg) * 16, g = lane >> 2, tig = lane & 3;
 
@@ -265,13 +286,14 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
         float o[2 * KS][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0f, 0.0f};
 #pragma unroll 1
         for (int i = 0; i < tiles; i++) {
-            const unsigned char* s = smem + i % 2 * ATTN_ROWS * ATTN_ROW_BYTES;
+            unsigned char* s = smem + i % 2 * ATTN_ROWS * ATTN_ROW_BYTES;
             const int first = begin + i * ATTN_ROWS, later = first + 2 * ATTN_ROWS + threadIdx.x;
             cp_async_wait<0>();
+            unpack(s);
             __syncthreads();
             if (i + 1 < tiles) copy(smem + (i + 1) % 2 * ATTN_ROWS * ATTN_ROW_BYTES, rows + (i + 1) % 2 * ATTN_ROWS, end - first - ATTN_ROWS);
             cp_async_commit();
-            const half* ahead = threadIdx.x < ATTN_ROWS && later < end ? seen.row(later) : raw_chunk;
+            const uint8_t* ahead = threadIdx.x < ATTN_ROWS && later < end ? seen.row(later) : raw_chunk;
             float sc[NT][4];
             scores(sc, query, s, ks);
             add_parts(sc, space, hg, ks);
@@ -355,7 +377,7 @@ template <int HG, int KSPLIT, bool SPLIT_Q, bool SPLIT_P> struct Attn {
 #define ATTN_KERNEL(name, hg, ksplit, split_q, split_p)                                                                               \
     DS4_KERNEL(name, (hg) * (ksplit) * 32, 1)                                                                                         \
     (const float* q, const float* turns, const float* sinks, const Tok* toks, const SeqLayer* table, int places, int place,           \
-     const half* raw_chunk, const int* chosen, int ratio, int n_splits, float* part_o, float* part_ml, float* out, int8_t* q8,         \
+     const uint8_t* raw_chunk, const int* chosen, int ratio, int n_splits, float* part_o, float* part_ml, float* out, int8_t* q8,      \
      float* d8) {                                                                                                                     \
         Attn<hg, ksplit, split_q, split_p>::run(q, turns, sinks, toks, table, places, place, raw_chunk, chosen, ratio, n_splits,       \
                                                part_o, part_ml, out, q8, d8);                                                         \

@@ -32,7 +32,7 @@ struct AttnOneArgs {
     const Tok* toks;
     const SeqLayer* table;
     int places, place;
-    const half* raw_chunk;
+    const uint8_t* raw_chunk;
     const int* chosen;
     int ratio, pad;
     float* out;
@@ -150,18 +150,30 @@ struct AttnOne {
     // that complete a tile.
     __device__ __forceinline__ void copy(const AttnSeen& seen, int first, int n, bool old) const {
         const int own = lane * WARPS + warp;
-        const half* row = nullptr;
+        const uint8_t* row = nullptr;
         if (own < n && is_old(seen, first + own) == old) row = seen.row(first + own);
-#pragma unroll
-        for (int i = 0; i < ONE_ROWS / WARPS; i++) {
+#pragma unroll 1
+        for (int i = 0; i < (ONE_ROWS + WARPS - 1) / WARPS; i++) {
             const int r = i * WARPS + warp;
             if (r >= (n + 15) / 16 * 16) break;
-            const half* from = (const half*)__shfl_sync(FULL, (unsigned long long)row, i);
+            const uint8_t* from = (const uint8_t*)__shfl_sync(FULL, (unsigned long long)row, i);
             if (!from && (old || r < n)) continue;
 #pragma unroll
-            for (int k = lane; k < HEAD_DIM / 8; k += 32)
-                cp_async16(s.rows + r * ATTN_ROW_BYTES + (k ^ (r & 7)) * 16, from ? from + k * 8 : (const half*)a.q, from);
+            for (int i = 0; i < (KV_ROW_BYTES / 16 + 31) / 32; i++) {
+                const int k = i * 32 + lane;
+                if (k < KV_ROW_BYTES / 16)
+                    cp_async16(s.rows + r * ATTN_ROW_BYTES + (KV_PACKED ? k : k ^ (r & 7)) * 16, from ? from + k * 16 : a.raw_chunk, from);
+            }
         }
+    }
+    // Unpacks what this warp has copied, once it has come.
+    __device__ __forceinline__ void unpack(int n) const {
+        cp_async_wait<0>();
+#if KV_PACKED
+        __syncwarp();
+#pragma unroll 1
+        for (int r = warp; r < (n + 15) / 16 * 16; r += WARPS) kv_unpack<1, WARPS, ATTN_ROW_BYTES>(s.rows, r);
+#endif
     }
 
     // This thread's channels of the queries, and the turns of those.
@@ -305,11 +317,12 @@ struct AttnOne {
     // A channel of this block's head from the sums of all blocks; turned back, and written as wanted.
     __device__ __forceinline__ void finish() const {
         const int head = head0 + c.rank(), ch = c.thread();
-        if (head >= N_HEAD) return;
-        const float sink = a.sinks[head] * LOG2E + ATTN_P_BITS;
+        const float sink = a.sinks[min(head, N_HEAD - 1)] * LOG2E + ATTN_P_BITS;
         float2 turn = make_float2(1.0f, 0.0f);
         if (ch >= TAIL) turn = *(const float2*)(a.turns + (int64_t)t * ROPE_DIM + (ch - TAIL) / 2 * 2);
+        // A block without a head must not end either before all have sent to it.
         c.receive();
+        if (head >= N_HEAD) return;
         float most = s.most[lane % ONE_CLUSTER], m = most, v = 0.0f;
 #pragma unroll
         for (int o = ONE_CLUSTER / 2; o; o >>= 1) m = fmaxf(m, __shfl_xor_sync(FULL, m, o));
@@ -360,7 +373,7 @@ struct AttnOne {
                 copy(seen, first, n, false);
                 cp_async_commit();
             }
-            cp_async_wait<0>();
+            unpack(n);
             c.sync();
             if (first == begin) pdl_go();
             score(tiles);

@@ -7,6 +7,7 @@
 #include "index.cuh"
 #include "mm.cuh"
 #include "mv.cuh"
+#include "packed.cuh"
 #include "repack.cuh"
 #include "router.cuh"
 #include "rows.cuh"
@@ -24,7 +25,7 @@ DS4_KERNEL(constants)(int* out) {
         EXPERTS(ExpMxfp4, EXP_MM_WARPS_MXFP4), EXPERTS(ExpQ80, EXP_MM_WARPS_Q80),
         16 * ATTN_HG, ATTN_HG * ATTN_KSPLIT * 32, ATTN_SMEM(ATTN_HG, ATTN_KSPLIT),
         16 * ATTN_FEW_HG, ATTN_FEW_HG * ATTN_FEW_KSPLIT * 32, ATTN_SMEM(ATTN_FEW_HG, ATTN_FEW_KSPLIT),
-        ATTN_COMBINE_THREADS, MM_Q8_FEW_BYTES, HC_FUSED_THREADS, (int)sizeof(HcFusedArgs), ONE_LAUNCH,
+        ATTN_COMBINE_THREADS, MM_Q8_FEW_BYTES, HC_FUSED_THREADS, (int)sizeof(HcFusedArgs), ONE_LAUNCH, KV_ROW_BYTES, IDX_ROW_BYTES,
     };
     for (int i = 0; i < (int)(sizeof(all) / sizeof(all[0])); i++) out[i] = all[i];
 }

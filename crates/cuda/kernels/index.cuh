@@ -143,19 +143,17 @@ DS4_KERNEL(index_scores, 128)(const __nv_bfloat16* q, const float* weights, cons
             cp_async_commit();
             if (tok.seq != seq) {
                 seq = tok.seq;
-                const kv_t* idx = table[(size_t)seq * places + place].idx;
+                const uint8_t* idx = table[(size_t)seq * places + place].idx;
                 const int exist = (tok.pos0 + tok.n) / 4;  // with this step's
 #pragma unroll
-                for (int k = 0; k < STEPS; k++)
+                for (int i = 0; i < 2; i++) {
+                    // Fragment of m16n8k16: rows quad and quad + 8, columns 2·in_quad and + 8.
+                    const int r = r0 + quad + i * 8;
+                    uint32_t v[STEPS][2];
+                    idx_fragments(v, r < exist ? idx + (size_t)r * IDX_ROW_BYTES : nullptr, in_quad);
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        // Fragment of m16n8k16: rows quad and quad + 8, columns 2·in_quad and + 8.
-                        const int r = r0 + quad + (i & 1) * 8, c = k * 16 + in_quad * 2 + (i >> 1) * 8;
-                        float2 v = make_float2(0.0f, 0.0f);
-                        if (r < exist) v = __half22float2(*(const half2*)(idx + (size_t)r * IDX_DIM + c));
-                        const __nv_bfloat162 b = __float22bfloat162_rn(v);
-                        a[k][i] = *(const uint32_t*)&b;
-                    }
+                    for (int k = 0; k < STEPS; k++) a[k][i] = v[k][0], a[k][2 + i] = v[k][1];
+                }
             }
             const IndexQueries& tile = queries[turn];
             float sum[2] = {0.0f, 0.0f};
@@ -193,48 +191,28 @@ DS4_REGISTER(index_scores)
 #define IDX_FEW_THREADS 256
 #if IDX_FEW_OK
 
-// 16 bytes of a row that is read once. Rows of this step may be written while the kernel already
-// waits, so this must not be a read through the cache of constants, as `load_stream` is.
-__device__ __forceinline__ uint4 load_row(const void* p) {
-#ifdef DS4_EMU
-    return *(const uint4*)p;
-#else
-    uint4 v;
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
-    return v;
-#endif
-}
-
 // 16 rows as a warp reads them: rows quad and quad + 8, of every 32 columns the 8 from 8·in_quad on.
 // Products do not care which columns a fragment names, as long as the queries' do the same.
 struct IndexTile {
     static constexpr int N = IDX_DIM / 32;
-    uint4 v[N][2];
+    IdxQuad v[2];
 
-    __device__ __forceinline__ void load(const kv_t* idx, int r0, int exist) {
-        const int quad = (threadIdx.x & 31) >> 2, in_quad = threadIdx.x & 3;
+    __device__ __forceinline__ void load(const uint8_t* idx, int r0, int exist) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int r = r0 + quad + 8 * half;
-#pragma unroll
-            for (int j = 0; j < N; j++)
-                v[j][half] = r < exist ? load_row(idx + (size_t)r * IDX_DIM + 32 * j + 8 * in_quad) : make_uint4(0, 0, 0, 0);
+            const int r = r0 + ((threadIdx.x & 31) >> 2) + 8 * half;
+            if (r < exist) v[half].load(idx + (size_t)r * IDX_ROW_BYTES, threadIdx.x & 3);
+            else v[half].clear();
         }
-    }
-    static __device__ __forceinline__ uint32_t bf16(uint32_t two) {
-        const __nv_bfloat162 b = __float22bfloat162_rn(__half22float2(*(const half2*)&two));
-        return *(const uint32_t*)&b;
     }
     // Fragments of steps 2j and 2j + 1.
     __device__ __forceinline__ void fragments(uint32_t a[2 * N][4]) const {
 #pragma unroll
         for (int j = 0; j < N; j++)
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                a[2 * j][half] = bf16(v[j][half].x), a[2 * j][half + 2] = bf16(v[j][half].y);
-                a[2 * j + 1][half] = bf16(v[j][half].z), a[2 * j + 1][half + 2] = bf16(v[j][half].w);
-            }
+            for (int p = 0; p < 4; p++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) a[2 * j + p / 2][half + 2 * (p % 2)] = v[half].pair(j, p);
     }
 };
 
@@ -274,7 +252,7 @@ DS4_KERNEL(index_few, IDX_FEW_THREADS, 2)(const __nv_bfloat16* q, const float* w
         pdl_go();
         return;
     }
-    const kv_t* idx = table[(size_t)tok.seq * places + place].idx;
+    const uint8_t* idx = table[(size_t)tok.seq * places + place].idx;
     const int step = blocks * (IDX_FEW_THREADS / 2);
     int r0 = (warp * blocks + blockIdx.x) * 16;
     IndexTile tile;

@@ -2,6 +2,7 @@
 // row, and the rows that compressors complete (architecture.md 2.5 to 2.8).
 #pragma once
 #include "hc.cuh"
+#include "packed.cuh"
 
 // Cosines and sines of the angles of every token of the step, interleaved: [kind][T][ROPE_DIM].
 // Kind 0 is window layers, kind 1 compressed ones, kind 2 + i the start of the window of ratio i
@@ -55,25 +56,7 @@ __device__ __forceinline__ void rotate_row(float* x, int n, const float* turns) 
     __syncthreads();
 }
 
-// Stores an attention row: all but the rotated channels on the E4M3 grid, then f16 (6.9).
-__device__ __forceinline__ void store_row(const float* x, kv_t* to, kv_t* also) {
-    for (int d = threadIdx.x; d < HEAD_DIM; d += blockDim.x) {
-        float v = x[d];
-#if KV_FP8
-        // HEAD_DIM - ROPE_DIM is a multiple of 64, so two whole warps share a block.
-        if (d < HEAD_DIM - ROPE_DIM) {
-            const float* block = x + d / 64 * 64;
-            const int lane = d & 31;
-            v = fp8_value(v, warp_max(fmaxf(fabsf(block[lane]), fabsf(block[lane + 32]))));
-        }
-#endif
-        to[d] = __float2half_rn(v);
-        if (also) also[d] = __float2half_rn(v);
-    }
-}
-
-// Stores an index row, or a query of the indexer: Hadamard rotation, then the E2M1 grid (6.10).
-// The result stays in `x`.
+// Rounds an index row, or a query of the indexer: Hadamard rotation, then the E2M1 grid (6.10).
 __device__ __forceinline__ void fp4_row(float* x, int n) {
 #if IDX_FP4
     for (int half_n = 1; half_n < n; half_n *= 2) {
@@ -163,7 +146,7 @@ struct RowsArgs {
     float* qr_d;
     const float* kv;         // [T][HEAD_DIM]
     const float* kv_norm;
-    kv_t* raw;               // [T][HEAD_DIM]
+    uint8_t* raw;            // [T] rows
     Comp comp, idx;
     float* gates;            // [T][HC_GATES], to be completed; null: they are
 };
@@ -185,8 +168,7 @@ __device__ __forceinline__ void rows_role(const RowsArgs& a, int t, int role, fl
         for (int d = threadIdx.x; d < HEAD_DIM; d += blockDim.x) row[d] = a.kv[(size_t)t * HEAD_DIM + d];
         norm_row(row, HEAD_DIM, a.kv_norm, space);
         rotate_row(row, HEAD_DIM, a.turns + (size_t)t * ROPE_DIM);
-        kv_t* ring = a.store ? s.raw + (size_t)(tok.pos % RAW_SLOTS) * HEAD_DIM : 0;
-        store_row(row, a.raw + (size_t)t * HEAD_DIM, ring);
+        kv_store(row, a.raw + (size_t)t * KV_ROW_BYTES, a.store ? s.raw + (size_t)(tok.pos % RAW_SLOTS) * KV_ROW_BYTES : 0);
         if (a.gates && threadIdx.x < WARP) complete_gates(a.gates + (size_t)t * HC_GATES);
     } else if (role == 2) {
         if (!a.ratio) return;
@@ -195,7 +177,7 @@ __device__ __forceinline__ void rows_role(const RowsArgs& a, int t, int role, fl
         pool_window(row, a.comp, s.comp_kv, s.comp_sc, tok, a.ratio, HEAD_DIM);
         norm_row(row, HEAD_DIM, a.comp.norm, space);
         rotate_row(row, HEAD_DIM, a.turns_start + (size_t)t * ROPE_DIM);
-        store_row(row, s.comp + (size_t)(tok.pos / a.ratio) * HEAD_DIM, 0);
+        kv_store(row, s.comp + (size_t)(tok.pos / a.ratio) * KV_ROW_BYTES, 0);
     } else {
         if (!a.indexed) return;
         if (a.store) keep(a.idx, s.idx_kv, s.idx_sc, t, tok.pos, a.ratio, IDX_DIM);
@@ -204,13 +186,12 @@ __device__ __forceinline__ void rows_role(const RowsArgs& a, int t, int role, fl
         norm_row(row, IDX_DIM, a.idx.norm, space);
         rotate_row(row, IDX_DIM, a.turns_start + (size_t)t * ROPE_DIM);
         fp4_row(row, IDX_DIM);
-        kv_t* to = s.idx + (size_t)(tok.pos / a.ratio) * IDX_DIM;
-        for (int d = threadIdx.x; d < IDX_DIM; d += blockDim.x) to[d] = __float2half_rn(row[d]);
+        idx_store(row, s.idx + (size_t)(tok.pos / a.ratio) * IDX_ROW_BYTES);
     }
 }
 
 // Every role a block. grid (T, roles), block 256.
-DS4_KERNEL(rows, 256)(const __grid_constant__ RowsArgs a) {
+DS4_KERNEL(rows, 256, 4)(const __grid_constant__ RowsArgs a) {
     __shared__ float row[ROWS_WIDTH], space[32];
     pdl_wait();
     pdl_go();
@@ -229,8 +210,9 @@ DS4_KERNEL(keep_rows, 128)(const __grid_constant__ RowsArgs a) {
     const int end = tok.pos0 + tok.n;
     if (role == 1) {
         if (tok.pos < end - RAW_SLOTS) return;
-        kv_t* ring = s.raw + (size_t)(tok.pos % RAW_SLOTS) * HEAD_DIM;
-        for (int d = threadIdx.x; d < HEAD_DIM; d += blockDim.x) ring[d] = a.raw[(size_t)t * HEAD_DIM + d];
+        const uint4* from = (const uint4*)(a.raw + (size_t)t * KV_ROW_BYTES);
+        uint4* ring = (uint4*)(s.raw + (size_t)(tok.pos % RAW_SLOTS) * KV_ROW_BYTES);
+        for (int i = threadIdx.x; i < KV_ROW_BYTES / 16; i += blockDim.x) ring[i] = from[i];
         return;
     }
     if (!a.ratio || tok.pos < end - comp_slots(a.ratio)) return;

@@ -2,15 +2,11 @@
 #pragma once
 #include "common.cuh"
 
-// Stored attention and index rows. The numerics with int8 activations round them to f16, so f16
-// loses nothing.
-typedef half kv_t;
-
 // State of one layer of one sequence; the host keeps one for every (sequence, layer).
 struct SeqLayer {
-    kv_t* raw;       // ring of raw rows: [RAW_SLOTS][HEAD_DIM], position p in slot p % RAW_SLOTS
-    kv_t* comp;      // compressed rows: [cap/ratio][HEAD_DIM]
-    kv_t* idx;       // index rows: [cap/4][IDX_DIM]
+    uint8_t* raw;    // ring of raw rows: [RAW_SLOTS], position p in slot p % RAW_SLOTS
+    uint8_t* comp;   // compressed rows: [cap/ratio]
+    uint8_t* idx;    // index rows: [cap/4]
     float* comp_kv;  // ring of projections: [lanes·ratio + MARGIN][lanes·HEAD_DIM]
     float* comp_sc;  // the same of scores, position bias added
     float* idx_kv;   // the same two of the index compressor, IDX_DIM wide lanes
@@ -58,16 +54,20 @@ __device__ __forceinline__ float round_e2m1(float x) {
     return copysignf(rintf(a * inverse) * unit, x);
 }
 
-// E4M3 round trip of one value of a block with this largest magnitude (architecture.md 6.9).
+// The exponent of the scale of a block with this largest magnitude, for E4M3 (architecture.md 6.9).
+__device__ __forceinline__ int fp8_exponent(float amax) { return ceil_log2(__fmul_rn(fmaxf(amax, 1e-4f), 1.0f / 448.0f)); }
+
+// E4M3 round trip of one value of such a block.
 __device__ __forceinline__ float fp8_value(float v, float amax) {
-    const int k = ceil_log2(__fmul_rn(fmaxf(amax, 1e-4f), 1.0f / 448.0f));
+    const int k = fp8_exponent(amax);
     const float s = fminf(fmaxf(__fmul_rn(v, exp2i(-k)), -448.0f), 448.0f);
     return round_e4m3(s) * exp2i(k);
 }
 
-// E2M1 round trip of one value of a block with this largest magnitude (6.10).
+// The same two for E2M1 (6.10).
+__device__ __forceinline__ int fp4_exponent(float amax) { return ceil_log2(__fmul_rn(fmaxf(amax, 6.0f * 1.17549435e-38f), 1.0f / 6.0f)); }
 __device__ __forceinline__ float fp4_value(float v, float amax) {
-    const int k = ceil_log2(__fmul_rn(fmaxf(amax, 6.0f * 1.17549435e-38f), 1.0f / 6.0f));
+    const int k = fp4_exponent(amax);
     const float s = fminf(fmaxf(__fmul_rn(v, exp2i(-k)), -6.0f), 6.0f);
     return round_e2m1(s) * exp2i(k);
 }

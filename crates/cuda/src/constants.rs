@@ -9,6 +9,7 @@ use crate::device::{Device, Geometry};
 use crate::launch::{MvJobsArg, RopesArg, RowsArg};
 use crate::layer::{AttnArg, HcArg};
 use crate::matrix::MatArg;
+use crate::packed::{RowForm, RowForms};
 use crate::seq::{LayerAddresses, Tok, raw_slots};
 
 /// The values of the kernel `constants`.
@@ -35,6 +36,8 @@ pub(crate) struct Constants {
     pub combine_threads: u32,
     /// Attention of one token in one launch; no threads where it does not exist.
     pub attn_one: AttnOneConstants,
+    /// Forms of stored rows.
+    pub rows: RowForms,
 }
 
 /// Of `attn_one`.
@@ -57,7 +60,7 @@ pub(crate) struct AttnConstants {
 }
 
 /// Values that `constants` writes.
-const COUNT: usize = 42;
+const COUNT: usize = 44;
 
 impl Constants {
     /// Asks the loaded kernels, and compares what both sides define.
@@ -87,6 +90,7 @@ impl Constants {
             let what = format!("the kernels are of another build ({theirs} for {ours}: {v:?})");
             return Err(Error::Device(what));
         }
+        let rows = forms(dims, v[42], v[43])?;
         // It needs clusters of blocks. The variable is for comparisons.
         let has_fused =
             device.info.arch >= 90 && std::env::var_os("DS4_CUDA_NO_FUSED_HC").is_none();
@@ -113,7 +117,21 @@ impl Constants {
                 shared: small(v[39]),
                 heads: v[40],
             },
+            rows,
             experts: std::array::from_fn(|i| (small(v[17 + 2 * i]), small(v[18 + 2 * i]))),
         })
     }
+}
+
+/// The forms of rows from the bytes that the kernels give them.
+fn forms(dims: &Dims, kv: usize, index: usize) -> Result<RowForms> {
+    let plain = dims.head_dim - dims.rope_dim;
+    let choose = |all: [RowForm; 2], width: usize, bytes: usize| {
+        let found = all.into_iter().find(|form| form.bytes(width) == bytes);
+        found.ok_or_else(|| Error::Device(format!("the kernels have rows of {bytes} bytes")))
+    };
+    Ok(RowForms {
+        kv: choose([RowForm::Fp8 { plain }, RowForm::F16], dims.head_dim, kv)?,
+        index: choose([RowForm::Fp4, RowForm::F16], dims.index_dim, index)?,
+    })
 }

@@ -107,7 +107,7 @@ pub(crate) fn copy_grown(device: &Device, from: &Seq, to: &Seq, len: u32) -> Res
     for (a, b) in from.layout.layers.iter().zip(&to.layout.layers) {
         for (a, b) in [(&a.comp, &b.comp), (&a.index, &b.index)] {
             if let (Some(a), Some(b)) = (a, b) {
-                let bytes = len as usize / a.ratio * a.rows.width * a.rows.size;
+                let bytes = len as usize / a.ratio * a.rows.row_bytes();
                 device.copy(to.at(b.rows), from.at(a.rows), bytes)?;
             }
         }

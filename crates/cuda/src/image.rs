@@ -9,11 +9,12 @@ use crate::device::DeviceInfo;
 use crate::shape::Defines;
 
 /// The sources of all kernels, by the names they include each other by.
-pub(crate) const SOURCES: [(&str, &str); 23] = [
+pub(crate) const SOURCES: [(&str, &str); 24] = [
     ("ds4.cu", include_str!("../kernels/ds4.cu")),
     ("device.h", include_str!("../emu/device.h")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("seq.cuh", include_str!("../kernels/seq.cuh")),
+    ("packed.cuh", include_str!("../kernels/packed.cuh")),
     ("hc.cuh", include_str!("../kernels/hc.cuh")),
     ("rows.cuh", include_str!("../kernels/rows.cuh")),
     ("index.cuh", include_str!("../kernels/index.cuh")),

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use ds4_model::Numerics;
 use ds4_model::testing::quant_dims;
-use half::{bf16, f16};
+use half::bf16;
 use zerocopy::IntoBytes;
 
 use crate::args::Args;
@@ -14,6 +14,7 @@ use crate::constants::Constants;
 use crate::device::{Buf, Device, Geometry};
 use crate::emulator::Emulator;
 use crate::layer::AttnArg;
+use crate::packed::RowForm;
 use crate::seq::{LayerAddresses, Tok, raw_slots};
 use crate::shape::Defines;
 
@@ -128,9 +129,9 @@ fn scores_of_few_tokens_are_those_of_many() {
         buf
     };
     let value = |i: usize| ((i * 2_654_435_761) >> 7) % 13;
-    let rows: Vec<f16> =
-        (0..n_rows * dim).map(|i| f16::from_f32(value(i) as f32 * 0.5 - 3.0)).collect();
-    let rows = buf(rows.as_bytes());
+    let form = Constants::read(&DEVICE, &dims).unwrap().rows.index;
+    let rows: Vec<f32> = (0..n_rows * dim).map(|i| value(i) as f32 * 0.5 - 3.0).collect();
+    let rows = buf(&form.pack(&rows, dim));
     let positions = [4 * n_rows - 1, 4 * 500 + 2];
     let q: Vec<bf16> = (0..positions.len() * heads * dim)
         .map(|i| bf16::from_f32(value(i + 77) as f32 - 6.0))
@@ -178,7 +179,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(device: &Arc<Device>, pos: usize, t: usize) -> Self {
+    fn new(device: &Arc<Device>, form: RowForm, pos: usize, t: usize) -> Self {
         let d = quant_dims();
         let mut seed = 11_u32;
         let mut unit = move || {
@@ -194,13 +195,12 @@ impl Attention {
             |n: usize| upload((0..n).map(|_| 4.0 * unit()).collect::<Vec<f32>>().as_bytes());
         let all = t * d.n_head * d.head_dim;
         let (q, turns, sinks) = (floats(all), floats(t * d.rope_dim), floats(d.n_head));
-        let halves = |rows: usize| {
-            let values = (0..rows * d.head_dim).map(|i| {
-                half::f16::from_f32(((i * 7919 + rows) % 512) as f32 / 256.0 - 1.0).to_bits()
-            });
-            upload(values.collect::<Vec<u16>>().as_bytes())
+        let rows = |rows: usize| {
+            let value = |i: usize| ((i * 7919 + rows) % 512) as f32 / 256.0 - 1.0;
+            let values: Vec<f32> = (0..rows * d.head_dim).map(value).collect();
+            upload(&form.pack(&values, d.head_dim))
         };
-        let (raw, comp, chunk) = (halves(raw_slots(&d)), halves(pos / 8 + 1), halves(t));
+        let (raw, comp, chunk) = (rows(raw_slots(&d)), rows(pos / 8 + 1), rows(t));
         let tok = |i: usize| {
             let int = |n: usize| i32::try_from(n).unwrap();
             Tok { pos: int(pos - i), pos0: int(pos - i), start: int(i), n: 1, ..Tok::default() }
@@ -250,7 +250,7 @@ fn attention_of_one_token_is_as_of_many() {
     let device = &*DEVICE;
     let (d, c) = (quant_dims(), Constants::read(device, &quant_dims()).unwrap());
     for (pos, t) in [(0, 1), (3, 1), (70, 2), (900, 2), (9000, 1)] {
-        let a = Attention::new(device, pos, t);
+        let a = Attention::new(device, c.rows.kv, pos, t);
         let blocks = d.n_head.div_ceil(c.attn.heads);
         let geometry = Geometry::new(t, 1, c.attn.threads).deep(blocks).shared(c.attn.shared);
         device.launch("attn", geometry, &mut a.arg.spread(1, 0, 0)).unwrap();

@@ -331,6 +331,27 @@ fn choose(step: &mut Step<'_>, b: &Block, place: Place) -> Result<()> {
     Ok(())
 }
 
+/// Scores of `n` tokens from `t0` on; `toks` are these.
+fn scores(step: &Step<'_>, toks: u64, t0: usize, n: usize) -> Result<()> {
+    let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
+    let q = s.index_q16.at() + (2 * t0 * d.n_index_head * d.index_dim) as u64;
+    let w = s.index_w.at() + (4 * t0 * d.n_index_head) as u64;
+    let args = Args::new().ptr(q).ptr(w).ptr(toks).ptr(m.table.at());
+    let args = args.int(m.places).int(step.place);
+    let observed = usize::from(step.observed());
+    // Replayed for any length: the blocks stride over whatever rows there are.
+    let replayed = (2 * m.device.info.sms as usize / step.t).max(1);
+    if step.t <= FEW && matches!(d.index_dim, 32 | 64 | 128) {
+        let mut args = args.int(observed).ptr(step.scores.at()).long(step.score_stride);
+        return step.launch("index_few", Geometry::new(replayed, n, INDEX_FEW_THREADS), &mut args);
+    }
+    let mut args = args.int(n).int(observed).ptr(step.scores.at()).long(step.score_stride);
+    let all = step.rows_max.div_ceil(m.constants.index_rows).max(1);
+    let blocks = if step.t <= FEW { replayed } else { all };
+    let groups = if n <= FEW { n } else { n.div_ceil(8) };
+    step.launch("index_scores", Geometry::new(blocks, groups, 128), &mut args)
+}
+
 /// Operands of attention (`AttnOneArgs`).
 #[repr(C)]
 #[derive(Clone, Copy, IntoBytes, Immutable)]
@@ -360,27 +381,6 @@ impl AttnArg {
         let args = int(args.ptr(self.raw).ptr(self.chosen), self.ratio).int(splits);
         args.ptr(part_o).ptr(part_ml).ptr(self.out).ptr(self.q8).ptr(self.d8)
     }
-}
-
-/// Scores of `n` tokens from `t0` on; `toks` are these.
-fn scores(step: &Step<'_>, toks: u64, t0: usize, n: usize) -> Result<()> {
-    let (m, s, d) = (step.m, &step.m.scratch, &step.m.dims);
-    let q = s.index_q16.at() + (2 * t0 * d.n_index_head * d.index_dim) as u64;
-    let w = s.index_w.at() + (4 * t0 * d.n_index_head) as u64;
-    let args = Args::new().ptr(q).ptr(w).ptr(toks).ptr(m.table.at());
-    let args = args.int(m.places).int(step.place);
-    let observed = usize::from(step.observed());
-    // Replayed for any length: the blocks stride over whatever rows there are.
-    let replayed = (2 * m.device.info.sms as usize / step.t).max(1);
-    if step.t <= FEW && matches!(d.index_dim, 32 | 64 | 128) {
-        let mut args = args.int(observed).ptr(step.scores.at()).long(step.score_stride);
-        return step.launch("index_few", Geometry::new(replayed, n, INDEX_FEW_THREADS), &mut args);
-    }
-    let mut args = args.int(n).int(observed).ptr(step.scores.at()).long(step.score_stride);
-    let all = step.rows_max.div_ceil(m.constants.index_rows).max(1);
-    let blocks = if step.t <= FEW { replayed } else { all };
-    let groups = if n <= FEW { n } else { n.div_ceil(8) };
-    step.launch("index_scores", Geometry::new(blocks, groups, 128), &mut args)
 }
 
 /// Attention of every head of every token, in the forms that `output` reads.

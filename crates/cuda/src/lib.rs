@@ -36,6 +36,7 @@ mod matrix;
 mod model;
 mod mtp;
 mod open;
+mod packed;
 mod placement;
 #[cfg(all(test, feature = "emulator"))]
 mod product_tests;

@@ -240,7 +240,8 @@ impl CudaRunner {
             .ok_or_else(|| Error::Unsupported(format!("more than {SEQS_MAX} sequences at once")))?;
         let with_mtp = self.model.weights.mtp.is_some();
         self.fit_scores(cap)?;
-        let seq = Seq::new(&self.model.device, &self.model.dims, cap, with_mtp, row)?;
+        let layout = Layout::new(&self.model.dims, self.model.constants.rows, cap, with_mtp);
+        let seq = Seq::new(&self.model.device, layout, cap, row)?;
         self.model.publish(&seq)?;
         Ok(seq)
     }
@@ -635,6 +636,7 @@ impl Runner for CudaRunner {
     }
 
     fn seq_bytes(&self, cap: u32) -> u64 {
-        Layout::new(&self.model.dims, cap, self.model.weights.mtp.is_some()).bytes as u64
+        let (m, with_mtp) = (&self.model, self.model.weights.mtp.is_some());
+        Layout::new(&m.dims, m.constants.rows, cap, with_mtp).bytes as u64
     }
 }

@@ -148,7 +148,7 @@ impl Scratch {
             qr: acts(t, dims.q_rank)?,
             q: alloc(t * all_heads, 4)?,
             kv: alloc(t * dims.head_dim, 4)?,
-            raw: alloc(t * dims.head_dim, 2)?,
+            raw: alloc(t, c.rows.kv.bytes(dims.head_dim))?,
             comp: [alloc(t * lanes, 4)?, alloc(t * lanes, 4)?],
             index: [alloc(t * 2 * dims.index_dim, 4)?, alloc(t * 2 * dims.index_dim, 4)?],
             index_q: alloc(t * dims.n_index_head * dims.index_dim, 4)?,

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use ds4_model::memory::{DRAFT_MAX, ROLLBACK_MAX};
 use ds4_model::{Dims, Error, INDEXED_RATIO, Result};
-use half::f16;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::device::{Buf, Device};
+use crate::packed::{RowForm, RowForms};
 
 /// [`ROLLBACK_MAX`] as a difference of positions.
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
@@ -46,13 +46,17 @@ pub(crate) struct Part {
     pub offset: usize,
     pub rows: usize,
     pub width: usize,
-    /// Bytes of a value: 2 (f16) or 4 (f32).
-    pub size: usize,
+    pub form: RowForm,
 }
 
 impl Part {
     const fn bytes(self) -> usize {
-        self.rows * self.width * self.size
+        self.rows * self.row_bytes()
+    }
+
+    /// Bytes of a row.
+    pub(crate) const fn row_bytes(self) -> usize {
+        self.form.bytes(self.width)
     }
 }
 
@@ -88,35 +92,33 @@ pub(crate) fn raw_slots(dims: &Dims) -> usize {
 
 impl Layout {
     /// Of a sequence of `cap` tokens.
-    pub(crate) fn new(dims: &Dims, cap: u32, with_mtp: bool) -> Self {
+    pub(crate) fn new(dims: &Dims, forms: RowForms, cap: u32, with_mtp: bool) -> Self {
         let mut bytes = 0;
-        let mut part = |rows: usize, width: usize, size: usize| {
-            let part = Part { offset: bytes, rows, width, size };
+        let mut part = |rows: usize, width: usize, form: RowForm| {
+            let part = Part { offset: bytes, rows, width, form };
             bytes += part.bytes().next_multiple_of(256);
             part
         };
-        let mut comp = |ratio: usize, dim: usize| {
+        let mut comp = |ratio: usize, dim: usize, form: RowForm| {
             let lanes = Dims::comp_lanes(ratio);
             let slots = lanes * ratio + ROLLBACK_MAX;
             CompParts {
                 ratio,
-                kv: part(slots, lanes * dim, 4),
-                score: part(slots, lanes * dim, 4),
-                rows: part(cap as usize / ratio, dim, 2),
+                kv: part(slots, lanes * dim, RowForm::F32),
+                score: part(slots, lanes * dim, RowForm::F32),
+                rows: part(cap as usize / ratio, dim, form),
             }
         };
         let mut layers = Vec::new();
         for &ratio in &dims.ratios {
-            let of = |on: bool, dim: usize| (on, dim);
-            let (has_comp, head) = of(ratio != 0, dims.head_dim);
-            let comp_parts = has_comp.then(|| comp(ratio, head));
-            let index = (ratio == INDEXED_RATIO).then(|| comp(ratio, dims.index_dim));
+            let comp_parts = (ratio != 0).then(|| comp(ratio, dims.head_dim, forms.kv));
+            let index = (ratio == INDEXED_RATIO).then(|| comp(ratio, dims.index_dim, forms.index));
             layers.push((comp_parts, index));
         }
         let mut layers: Vec<LayerParts> = layers
             .into_iter()
             .map(|(comp, index)| LayerParts {
-                raw: part(raw_slots(dims), dims.head_dim, 2),
+                raw: part(raw_slots(dims), dims.head_dim, forms.kv),
                 comp,
                 index,
                 hidden: None,
@@ -124,10 +126,10 @@ impl Layout {
             .collect();
         if with_mtp {
             layers.push(LayerParts {
-                raw: part(raw_slots(dims), dims.head_dim, 2),
+                raw: part(raw_slots(dims), dims.head_dim, forms.kv),
                 comp: None,
                 index: None,
-                hidden: Some(part(HIDDEN_SLOTS, dims.n_hc * dims.n_embd, 4)),
+                hidden: Some(part(HIDDEN_SLOTS, dims.n_hc * dims.n_embd, RowForm::F32)),
             });
         }
         Self { layers, bytes }
@@ -154,14 +156,7 @@ pub(crate) struct Seq {
 
 impl Seq {
     /// An empty sequence.
-    pub(crate) fn new(
-        device: &Arc<Device>,
-        dims: &Dims,
-        cap: u32,
-        with_mtp: bool,
-        row: usize,
-    ) -> Result<Self> {
-        let layout = Layout::new(dims, cap, with_mtp);
+    pub(crate) fn new(device: &Arc<Device>, layout: Layout, cap: u32, row: usize) -> Result<Self> {
         let memory = device.alloc(layout.bytes)?;
         Ok(Self { len: 0, cap, floor: 0, row, pairs_from: 0, hidden_from: 0, layout, memory })
     }
@@ -209,15 +204,9 @@ impl Seq {
     pub(crate) fn rows(&self, device: &Device, part: Part, from: u32, to: u32) -> Result<Vec<f32>> {
         let mut values = Vec::with_capacity((to - from) as usize * part.width);
         for (slot, n) in runs(part.rows, from, to) {
-            let mut bytes = vec![0; n * part.width * part.size];
-            device.read(self.at(part) + (slot * part.width * part.size) as u64, &mut bytes)?;
-            if part.size == 2 {
-                let halves = bytes.as_chunks::<2>().0.iter();
-                values.extend(halves.map(|b| f16::from_le_bytes(*b).to_f32()));
-            } else {
-                let floats = bytes.as_chunks::<4>().0.iter();
-                values.extend(floats.map(|b| f32::from_le_bytes(*b)));
-            }
+            let mut bytes = vec![0; n * part.row_bytes()];
+            device.read(self.at(part) + (slot * part.row_bytes()) as u64, &mut bytes)?;
+            part.form.unpack(&bytes, part.width, &mut values);
         }
         Ok(values)
     }
@@ -239,13 +228,8 @@ impl Seq {
         for (slot, n) in runs(part.rows, from, to) {
             let own;
             (own, rest) = rest.split_at(n * part.width);
-            let at = self.at(part) + (slot * part.width * part.size) as u64;
-            if part.size == 2 {
-                let halves: Vec<u16> = own.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
-                device.write(at, halves.as_bytes())?;
-            } else {
-                device.write(at, own.as_bytes())?;
-            }
+            let at = self.at(part) + (slot * part.row_bytes()) as u64;
+            device.write(at, &part.form.pack(own, part.width))?;
         }
         Ok(())
     }
@@ -290,10 +274,34 @@ mod tests {
         assert_eq!(runs(10, 7, 7), []);
     }
 
+    const PACKED: RowForms = RowForms { kv: RowForm::Fp8 { plain: 448 }, index: RowForm::Fp4 };
+
+    /// Rows that grow with the sequence take 592 and 80 bytes for the 1,024 and 256 of f16.
+    #[test]
+    fn packed_rows_make_sequences_small() {
+        let dims = ds4_model::shapes::flash();
+        let plain = RowForms { kv: RowForm::F16, index: RowForm::F16 };
+        let grown = |forms: RowForms| {
+            let bytes = |cap: u32| Layout::new(&dims, forms, cap, false).bytes;
+            bytes(1 << 17) - bytes(1 << 16)
+        };
+        let rows = |kv: usize, index: usize| -> usize {
+            let of = |ratio: usize| {
+                let n = (1_usize << 16).checked_div(ratio).unwrap_or(0);
+                n * (kv + if ratio == INDEXED_RATIO { index } else { 0 })
+            };
+            dims.ratios.iter().map(|ratio| of(*ratio)).sum()
+        };
+        assert_eq!(grown(plain), rows(1024, 256));
+        assert_eq!(grown(PACKED), rows(592, 80));
+        let fixed = |forms| Layout::new(&dims, forms, 0, false).bytes;
+        assert!(fixed(PACKED) < fixed(plain));
+    }
+
     #[test]
     fn parts_do_not_overlap() {
         let dims = ds4_model::shapes::flash_with(6);
-        let layout = Layout::new(&dims, 1000, true);
+        let layout = Layout::new(&dims, PACKED, 1000, true);
         let mut parts: Vec<Part> = Vec::new();
         for l in &layout.layers {
             parts.push(l.raw);

@@ -1,7 +1,6 @@
 //! One step: the tokens of all its sequences through every layer, as launches in order.
 
 use ds4_model::{Dims, INDEXED_RATIO, Place, Probe, Result, Stage};
-use half::f16;
 use zerocopy::IntoBytes;
 
 use crate::args::Args;
@@ -166,10 +165,10 @@ impl Step<'_> {
             return Ok(());
         }
         let dim = self.m.dims.head_dim;
-        let mut bytes = vec![0; 2 * self.t * dim];
+        let form = self.m.constants.rows.kv;
+        let (mut bytes, mut raw) = (vec![0; self.t * form.bytes(dim)], Vec::new());
         self.m.device.read(self.m.scratch.raw.at(), &mut bytes)?;
-        let raw: Vec<f32> =
-            bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect();
+        form.unpack(&bytes, dim, &mut raw);
         self.record(place, Stage::KvRaw, &[dim], &raw);
         if b.ratio == 0 {
             return Ok(());

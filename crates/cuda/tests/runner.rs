@@ -141,6 +141,9 @@ fn states_are_interchangeable_with_the_cpu() {
     assert_eq!(of_cpu.len(), of_gpu.len());
     let expected = feed(&mut c, a, &ids[45..], 15);
     let loaded = g.load_seq(&mut &of_cpu[..], 80).unwrap();
+    let mut again = Vec::new();
+    g.save_seq(loaded, &mut again).unwrap();
+    assert!(again == of_cpu, "the device's rows lose something");
     assert_close(&feed(&mut g, loaded, &ids[45..], 1), &expected, "the CPU's state on the device");
     let loaded = c.load_seq(&mut &of_gpu[..], 80).unwrap();
     assert_close(&feed(&mut c, loaded, &ids[45..], 15), &expected, "the device's state on the CPU");
