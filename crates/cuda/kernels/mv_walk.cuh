@@ -356,12 +356,12 @@ __device__ __forceinline__ void mv_walk(const MvJobs& jobs, const In& in, int bl
     DS4_DYN_SMEM(unsigned char, space);
     __shared__ float sums[In::NORMS ? 1 : T * MV_Q8_ROWS];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    fetch_ahead(jobs.ahead);
     MvRing<STAGES> ring(space + warp * STAGES * MV_STAGE);
     const MvShare share(jobs, block, WARPS);
     MvFeed<STAGES> feed(jobs, share);
 #pragma unroll 1
     for (int s = 0; s < STAGES; s++) feed.push(ring, s);
-    fetch_ahead(jobs.ahead);
     pdl_go();
     uint32_t some = share.some;
     MvTask task;
