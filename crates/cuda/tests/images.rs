@@ -10,7 +10,7 @@ use ds4_model::{Dims, ModelFile, Numerics, shapes};
 const SPILL_MAX: u32 = 8;
 
 /// Kernels of every token.
-const HOT: [&str; 14] = [
+const HOT: [&str; 15] = [
     "mv_1",
     "mv_2",
     "mv_4",
@@ -22,6 +22,7 @@ const HOT: [&str; 14] = [
     "hc_pre",
     "exp_gate_up_iq2",
     "exp_down_q2k",
+    "exp_down_ring_q2k",
     "attn_few",
     "attn_combine",
     "rows",
