@@ -166,7 +166,7 @@ fn shared_room(arch: u32) -> usize {
     }
 }
 
-/// How a block of `exp_down_ring_q2k` fills its shared memory; sizes are those of experts_ring.cuh.
+/// How a block of `exp_down_ring_q2k` fills its shared memory; sizes are those of `experts_ring.cuh`.
 struct Ring {
     n_ff: usize,
     used: usize,
