@@ -83,7 +83,9 @@ fn check(there: &str, now: &str) {
         now.lines().count() - 1,
         others.len()
     );
-    others.iter().for_each(|line| println!("{line}"));
+    for line in &others {
+        println!("{line}");
+    }
     std::process::exit(i32::from(!others.is_empty()));
 }
 

@@ -4,6 +4,7 @@
 #include "ends.cuh"
 #include "experts_mm.cuh"
 #include "experts_mv.cuh"
+#include "experts_ring.cuh"
 #include "index.cuh"
 #include "mm.cuh"
 #include "mv.cuh"

@@ -81,42 +81,51 @@ __device__ __forceinline__ float ev_minima(uint32_t dm, int s, int m, float dx, 
     return fmaf(fmaf(-d.y, (float)m, d.x * (float)s), dx, y);
 }
 
+// y + a · b of four unsigned bytes of a and four signed ones of b.
+__device__ __forceinline__ int ev_dp4a_us(uint32_t a, uint32_t b, int y) {
+#ifdef DS4_EMU
+    for (int i = 0; i < 32; i += 8) y += (int)(a >> i & 255) * (int8_t)(b >> i);
+    return y;
+#else
+    int s;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(s) : "r"(a), "r"(b), "r"(y));
+    return s;
+#endif
+}
+
 template <> struct EvType<TY_Q2_K> {
     static constexpr int VALUES = 64, Q = 64, S = 16, D = 4;
-    struct X { uint4 q[4]; int sums[4]; float d; };
-    struct W { uint4 q; uint2 s; uint32_t d; };
+    struct X { uint4 q[4]; uint32_t sums[2]; float d; };  // sums: two of 16 bits each
+    struct W { uint4 q; uint32_t s, d; };                 // s: of each j, scale and minimum
     // Piece 4b + 2n + u of block b has bits 2j of values 128n + 32j + 16u.
     static __device__ __forceinline__ X acts(const EvActs& a, int p) {
         const int at = (p >> 2) * 256 + (p >> 1 & 1) * 128 + (p & 1) * 16;
+        const uint16_t* sums = (const uint16_t*)a.sums + (at >> 4);
         X x;
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            x.q[j] = *(const uint4*)(a.q + at + 32 * j);
-            x.sums[j] = a.sums[(at >> 4) + 2 * j];
-        }
+        for (int j = 0; j < 4; j++) x.q[j] = *(const uint4*)(a.q + at + 32 * j);
+        x.sums[0] = sums[0] | (uint32_t)sums[2] << 16, x.sums[1] = sums[4] | (uint32_t)sums[6] << 16;
         x.d = a.d[p >> 2];
         return x;
     }
+    // Of 8 bytes, two for each j, those of the piece's u.
+    static __device__ __forceinline__ uint32_t scales(const uint2& s, int p) { return prmt(s.x, s.y, p & 1 ? 0x7531 : 0x6420); }
     static __device__ __forceinline__ W load(const EvRow& r, int p) {
-        W w = {load_stream(r.q + p * 16), load_stream8(r.s + (p >> 1) * 8), load_stream4(r.d + (p >> 2) * 4)};
-        const uint32_t shift = (p & 1) * 8;
-        w.s.x >>= shift, w.s.y >>= shift;
-        return w;
+        return {load_stream(r.q + p * 16), scales(load_stream8(r.s + (p >> 1) * 8), p), load_stream4(r.d + (p >> 2) * 4)};
     }
     static __device__ __forceinline__ uint4 mask(const uint4& w, uint32_t m) {
         return make_uint4(w.x & m, w.y & m, w.z & m, w.w & m);
     }
     static __device__ __forceinline__ float dot(const W& w, const X& x, float y) {
-        // In place: the sums carry the factor of the bits' position.
+        // In place: the sums carry the factor of the bits' position. Each fits into 16 bits without it.
         const int s0 = dot16(mask(w.q, 0x03030303u), x.q[0]);
         const int s1 = dot16(mask(w.q, 0x0c0c0c0cu), x.q[1]) >> 2;
         const int s2 = dot16(mask(w.q, 0x30303030u), x.q[2]) >> 4;
-        const uint4 top = mask(make_uint4(w.q.x >> 6, w.q.y >> 6, w.q.z >> 6, w.q.w >> 6), 0x03030303u);
-        const int s3 = dot16(top, x.q[3]);
-        const int s = (int)(w.s.x & 15) * s0 + (int)(w.s.x >> 16 & 15) * s1 + (int)(w.s.y & 15) * s2 +
-                      (int)(w.s.y >> 16 & 15) * s3;
-        const int m = (int)(w.s.x >> 4 & 15) * x.sums[0] + (int)(w.s.x >> 20 & 15) * x.sums[1] +
-                      (int)(w.s.y >> 4 & 15) * x.sums[2] + (int)(w.s.y >> 20 & 15) * x.sums[3];
+        const uint4 top = mask(w.q, 0xc0c0c0c0u);
+        const int s3 = ev_dp4a_us(top.w, x.q[3].w, ev_dp4a_us(top.z, x.q[3].z, ev_dp4a_us(top.y, x.q[3].y, ev_dp4a_us(top.x, x.q[3].x, 0)))) >> 6;
+        const int scales = w.s & 0x0f0f0f0fu, minima = w.s >> 4 & 0x0f0f0f0fu;
+        const int s = __dp2a_hi((int)prmt(s2, s3, 0x5410), scales, __dp2a_lo((int)prmt(s0, s1, 0x5410), scales, 0));
+        const int m = __dp2a_hi((int)x.sums[1], minima, __dp2a_lo((int)x.sums[0], minima, 0));
         return ev_minima(w.d, s, m, x.d, y);
     }
 };
@@ -299,15 +308,19 @@ __device__ __forceinline__ int ev_sum8(int (&v)[8]) {
 #define EV_IQ2_BLOCKS (N_EMBD / 32)
 #define EV_IQ2_WARPS ((EV_IQ2_BLOCKS + 31) / 32)
 
-// Four codebook entries and 32 signs of one row times 32 activations.
+// Units whose sums are collected before a block adds them up.
+#define EV_IQ2_TURNS 4
+
+// Four codebook entries and 32 signs of one row times 32 activations. `mine`: where the lane's copy of
+// an entry lies, in bytes.
 template <int COPIES>
-__device__ __forceinline__ int ev_iq2_dot(const uint2* table, uint32_t index, uint32_t signs, const uint32_t (&x)[8]) {
+__device__ __forceinline__ int ev_iq2_dot(const uint2* table, uint32_t mine, uint32_t index, uint32_t signs, const uint32_t (&x)[8]) {
     int all = 0, negative = 0;
     uint32_t mask[8];
     sign_masks(signs, mask);
 #pragma unroll
     for (int l = 0; l < 4; l++) {
-        const uint2 e = table[prmt(index, 0, 0x4440 + l) * COPIES];
+        const uint2 e = *(const uint2*)((const char*)table + (prmt(index, 0, 0x4440 + l) * (COPIES * 8) + mine));
         all = __dp4a((int)e.x, (int)x[2 * l], all);
         negative = __dp4a((int)(e.x & mask[2 * l]), (int)x[2 * l], negative);
         all = __dp4a((int)e.y, (int)x[2 * l + 1], all);
@@ -316,78 +329,134 @@ __device__ __forceinline__ int ev_iq2_dot(const uint2* table, uint32_t index, ui
     return all - 2 * negative;
 }
 
-struct EvIq2 {
-    uint4 q[4];
-    uint32_t s, d;
-    __device__ __forceinline__ void load(const Mat& m, int64_t unit, int kb) {
-        const char* q4 = (const char*)m.q + (unit * 4 * EV_IQ2_BLOCKS + kb) * 16;
-#pragma unroll
-        for (int j = 0; j < 4; j++) q[j] = load_stream(q4 + j * (EV_IQ2_BLOCKS * 16));
-        s = load_stream4((const char*)m.s + (unit * EV_IQ2_BLOCKS + kb) * 4);
-        d = load_stream2((const char*)m.d + (unit * EV_IQ2_BLOCKS + kb) * 2);
+// Where a lane's 32 columns of a unit of 8 rows lie.
+struct EvIq2Lane {
+    const char *q, *s, *d;
+    __device__ __forceinline__ void move(int units) {
+        q += (int64_t)units * (EV_IQ2_BLOCKS * 64);
+        s += (int64_t)units * (EV_IQ2_BLOCKS * 4);
+        d += (int64_t)units * (EV_IQ2_BLOCKS * 2);
     }
 };
 
+struct EvIq2 {
+    uint4 q[4];
+    uint32_t s, d;
+
+    __device__ __forceinline__ void load_rows(const EvIq2Lane& l, int j) { q[j] = load_stream(l.q + j * (EV_IQ2_BLOCKS * 16)); }
+    __device__ __forceinline__ void load_scales(const EvIq2Lane& l) { s = load_stream4(l.s), d = load_stream2(l.d); }
+    __device__ __forceinline__ void load(const EvIq2Lane& l) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) load_rows(l, j);
+        load_scales(l);
+    }
+    // Lane r of each 8: the sum of row r and their 256 columns. What is used up is replaced by
+    // what `next` has, unless there are no `more`.
+    template <int COPIES>
+    __device__ __forceinline__ float dot(const uint2* table, uint32_t mine, const uint32_t (&x)[8], float dx, bool more,
+                                         const EvIq2Lane& next) {
+        int v[8];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            v[2 * j] = ev_iq2_dot<COPIES>(table, mine, q[j].x, q[j].y, x);
+            v[2 * j + 1] = ev_iq2_dot<COPIES>(table, mine, q[j].z, q[j].w, x);
+            if (more) load_rows(next, j);
+        }
+#pragma unroll
+        for (int r = 0; r < 8; r++) v[r] *= (int)(r ? s >> (4 * r - 1) & 30 | 1 : s << 1 & 30 | 1);
+        const float scale = half_bits(d) * dx;
+        if (more) load_scales(next);
+        return (float)ev_sum8(v) * scale;
+    }
+};
+
+// The lane's 32 activations of a token, and an eighth of their scale.
+__device__ __forceinline__ float ev_iq2_acts(const int8_t* xq, const float* xd, int t, int kb, uint32_t (&x)[8]) {
+    const uint4* from = (const uint4*)(xq + t * N_EMBD + kb * 32);
+    const uint4 a = from[0], b = from[1];
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+    x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    return 0.125f * xd[t * (N_EMBD / 256) + (kb >> 3)];
+}
+
+// The codebook; copies lie in different banks, so that lanes with different entries do not meet.
 template <int COPIES>
-__device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& up, const int* ids, const float* weights,
-                                                     const int8_t* xq, const float* xd, float clamp, float* mid, int T, float* gates) {
-    constexpr int UNITS = N_FF / 8, THREADS = EV_IQ2_WARPS * 64;
-    __shared__ uint2 table[256 * COPIES];
-    __shared__ float part[2][2 * EV_IQ2_WARPS][8];
-    // Copies lie in different banks, so that lanes with different entries seldom meet.
-    for (int i = threadIdx.x; i < 256; i += THREADS) {
+__device__ __forceinline__ void ev_iq2_table(uint2* table) {
+    for (int i = threadIdx.x; i < 256; i += blockDim.x) {
         const uint2 e = iq2_entry(i);
 #pragma unroll
         for (int c = 0; c < COPIES; c++) table[i * COPIES + (c + threadIdx.x) % COPIES] = e;
     }
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const int kb = warp % EV_IQ2_WARPS * 32 + lane;
+}
+
+// Units of one pair that a block takes at a time, as a power of two: more of them save arithmetic where
+// there is enough for all blocks.
+__device__ __forceinline__ int ev_iq2_run(int T) { return T >= 8 ? 2 : T == 4 || T >= 6 ? 1 : 0; }
+
+// A block takes runs of units of 8 rows of a pair: half of its warps the gate, half up, each 1024
+// columns. Their sums wait in `part` for a few units, so that warps need not keep step.
+template <int COPIES>
+__device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& up, const int* ids, const float* weights,
+                                                     const int8_t* xq, const float* xd, float clamp, float* mid, int T, float* gates) {
+    constexpr int UNITS = N_FF / 8, WARPS = EV_IQ2_WARPS;
+    static_assert(UNITS % EV_IQ2_TURNS == 0, "whole runs");
+    __shared__ __align__(16) uint2 table[256 * COPIES];
+    __shared__ float part[2][EV_IQ2_TURNS][2 * WARPS][8];
+    ev_iq2_table<COPIES>(table);
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, kb = warp % WARPS * 32 + lane;
     const bool live = EV_IQ2_BLOCKS % 32 == 0 || kb < EV_IQ2_BLOCKS;
-    const Mat& m = warp < EV_IQ2_WARPS ? gate : up;
-    const uint2* mine = table + lane % COPIES;
-    const int total = T * N_USED * UNITS;
-    int u = blockIdx.x;
+    const Mat& m = warp < WARPS ? gate : up;
+    EvIq2Lane at = {(const char*)m.q + kb * 16, (const char*)m.s + kb * 4, (const char*)m.d + kb * 2};
+    uint32_t mine = lane % COPIES * 8;
+#ifndef DS4_EMU
+    asm volatile("" : "+r"(mine));  // else it becomes a part of the entry's number, at two instructions each
+#endif
+    const int run = ev_iq2_run(T), total = T * N_USED * UNITS, jump = (gridDim.x - 1) << run, mask = (1 << run) - 1;
+    int u = blockIdx.x << run, token = -1;
     pdl_wait();
     EvIq2 w = {};
-    if (live && u < total) w.load(m, ev_id(ids + u / UNITS) * UNITS + u % UNITS, kb);
+    uint32_t x[8] = {};
+    float dx = 0.0f;
+    // Before the weights, behind which they would wait.
+    if (live && u < total) token = u / (UNITS * N_USED), dx = ev_iq2_acts(xq, xd, token, kb, x);
+    // Experts of this run and, a run ahead, of the next.
+    const auto expert = [&](int unit) { return (int)ev_id(ids + min(unit, total - 1) / UNITS); };
+    int now = expert(u), later = expert(u + jump + mask + 1);
+    at.move(now * UNITS + u % UNITS);
+    if (live && u < total) w.load(at);
     pdl_go();
     ev_gates(gates, T);
     __syncthreads();
-    uint32_t x[8] = {};
-    float dx = 0.0f;
-    int token = -1;
     for (int buf = 0; u < total; buf ^= 1) {
-        const int pair = u / UNITS, t = pair / N_USED, row = u % UNITS * 8;
-        if (t != token && live) {
-            const uint4* from = (const uint4*)(xq + t * N_EMBD + kb * 32);
-            const uint4 a = from[0], b = from[1];
-            x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
-            x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-            dx = 0.125f * xd[t * (N_EMBD / 256) + (kb >> 3)];
-            token = t;
+        const int first = u;
+#pragma unroll 1
+        for (int turn = 0; turn < EV_IQ2_TURNS && u < total; turn++) {
+            if ((u & mask) == 0 || turn == 0) {
+                const int t = u / (UNITS * N_USED);
+                if (t != token && live) dx = ev_iq2_acts(xq, xd, t, kb, x);
+                token = t;
+            }
+            int units = 1;
+            if ((u++ & mask) == mask) {
+                const int here = now * UNITS + (u - 1) % UNITS;
+                u += jump, now = later, later = expert(u + jump + mask + 1);
+                units = now * UNITS + u % UNITS - here;
+            }
+            at.move(units);
+            float y = w.dot<COPIES>(table, mine, x, dx, live && u < total, at);
+            y += __shfl_xor_sync(FULL, y, 8);
+            y += __shfl_xor_sync(FULL, y, 16);
+            if (lane < 8) part[buf][turn][warp][lane] = y;
         }
-        u += gridDim.x;
-        const int64_t id = u < total ? ev_id(ids + u / UNITS) : 0;
-        int v[8];
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            v[2 * j] = ev_iq2_dot<COPIES>(mine, w.q[j].x, w.q[j].y, x);
-            v[2 * j + 1] = ev_iq2_dot<COPIES>(mine, w.q[j].z, w.q[j].w, x);
-        }
-#pragma unroll
-        for (int r = 0; r < 8; r++) v[r] *= (int)(w.s >> (4 * r) & 15) * 2 + 1;
-        const float d = half_bits(w.d) * dx;
-        if (live && u < total) w.load(m, id * UNITS + u % UNITS, kb);
-        float y = (float)ev_sum8(v) * d;
-        y += __shfl_xor_sync(FULL, y, 8);
-        y += __shfl_xor_sync(FULL, y, 16);
-        if (lane < 8) part[buf][warp][lane] = y;
         __syncthreads();
-        if (threadIdx.x < 8) {
+        for (int i = threadIdx.x; i < EV_IQ2_TURNS * 8; i += WARPS * 64) {
+            const int turn = i / 8, unit = first + turn + (turn >> run) * jump, pair = unit / UNITS;
+            if (unit >= total) break;
+            const float(*sums)[8] = part[buf][turn];
             float g = 0.0f, v = 0.0f;
 #pragma unroll
-            for (int k = 0; k < EV_IQ2_WARPS; k++) g += part[buf][k][lane], v += part[buf][EV_IQ2_WARPS + k][lane];
-            mid[(int64_t)pair * N_FF + row + lane] = swiglu(g, v, clamp) * weights[pair];
+            for (int k = 0; k < WARPS; k++) g += sums[k][i % 8], v += sums[WARPS + k][i % 8];
+            mid[(int64_t)pair * N_FF + unit % UNITS * 8 + i % 8] = swiglu(g, v, clamp) * weights[pair];
         }
     }
 }
@@ -397,8 +466,8 @@ __device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& 
 // gate, up: stacks [N_EXPERT][N_FF][N_EMBD] of one type; ids, weights: [T * N_USED]; xq int8
 // [T][N_EMBD], xd f32 [T][N_EMBD / 256], xs int16 [T][N_EMBD / 16]: the Q8_K form; xf f32
 // [T][N_EMBD], read by _f32 and _f16 only; mid f32 [T * N_USED][N_FF]. T <= 16. gates: see `ev_gates`.
-// Block: 256 threads (_iq2: 64 * ceil(N_EMBD / 1024)). Grid: any; 4 blocks per multiprocessor for _iq2,
-// else T * N_USED * N_FF / 4 or fewer: 4 blocks per multiprocessor stay busy.
+// Block: 256 threads (_iq2: 64 * ceil(N_EMBD / 1024)). Grid: any; for _iq2 the blocks that are resident at
+// once, else T * N_USED * N_FF / 4 or fewer: 4 blocks per multiprocessor stay busy.
 #define EV_GATE_UP(name, bounds, ...)                                                                              \
     extern "C" __global__ void __launch_bounds__ bounds                                                             \
         name(const __grid_constant__ Mat gate, const __grid_constant__ Mat up, const int* ids, const float* weights, \
@@ -410,7 +479,7 @@ __device__ __forceinline__ void ev_gate_up_iq2_rows(const Mat& gate, const Mat& 
 #define EV_GATE_UP_ROWS(name, type, blocks) \
     EV_GATE_UP(name, (256, N_EMBD <= 4096 ? blocks : 2), ev_gate_up_rows<type, 4>(gate, up, ids, weights, xq, xd, xs, xf, clamp, mid, T, gates))
 #if EV_BLOCKS
-EV_GATE_UP(exp_gate_up_iq2, (EV_IQ2_WARPS * 64), ev_gate_up_iq2_rows<16>(gate, up, ids, weights, xq, xd, clamp, mid, T, gates))
+EV_GATE_UP(exp_gate_up_iq2, (EV_IQ2_WARPS * 64, EV_IQ2_WARPS <= 4 ? 3 : 2), ev_gate_up_iq2_rows<16>(gate, up, ids, weights, xq, xd, clamp, mid, T, gates))
 EV_GATE_UP_ROWS(exp_gate_up_q2k, TY_Q2_K, 4)
 EV_GATE_UP_ROWS(exp_gate_up_q4k, TY_Q4_K, 4)
 EV_GATE_UP_ROWS(exp_gate_up_mxfp4, TY_MXFP4, 4)

@@ -122,7 +122,10 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     args = args.ptr(step.open_gates());
     let geometry = if e.gate.form == Form::Iq2Xxs {
         let threads = 64 * u32::try_from(d.n_embd.div_ceil(1024)).expect("small");
-        Geometry::new(4 * sms, 1, threads)
+        // As many blocks as fit, of 34 KiB each and registers for three, or two of many warps.
+        let most = if d.n_embd <= 4096 { 3 } else { 2 };
+        let at_once = (shared_room(m.device.info.arch) / (35 << 10)).min(most);
+        Geometry::new(at_once * sms, 1, threads)
     } else {
         Geometry::new((pairs * d.n_ff / 4).min(4 * sms), 1, 256)
     };
@@ -133,17 +136,83 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     args = args.raw(b.shared.down.arg().as_bytes(), 8).ptr(s.shared_mid.f.at()).ptr(s.y.at());
     let ahead = step.next.map_or_else(AheadArg::default, |next| AheadArg::of(&next.hc_attn.mix));
     args = args.int(step.t).int(1).raw(ahead.as_bytes(), 8);
+    let read = n_read * e.down.one_bytes() + b.shared.down.one_bytes();
+    let (used, in_groups) = (d.n_expert_used, d.n_ff <= 2048 && d.n_expert_used <= 6);
+    if e.down.form == Form::Q2K && in_groups {
+        let ring = Ring { n_ff: d.n_ff, used, tokens: Ring::tokens(step.t) };
+        if let Some(stages) = ring.stages(step.t, m.device.info.arch) {
+            let geometry = ring.geometry(step.t, sms, stages).reads(read);
+            return step.launch("exp_down_ring_q2k", geometry, &mut args.int(stages));
+        }
+    }
     // Of Q2_K a warp takes an expert, and two groups of rows share what a block quantises.
     let (per, groups) = match e.down.form {
-        Form::Q2K if d.n_ff <= 2048 && d.n_expert_used <= 6 => (1, 2),
+        Form::Q2K if in_groups => (1, 2),
         Form::Q2K => (1, 1),
         _ => (2, 1),
     };
     let blocks = if (per, groups) == (1, 1) { 2 * sms } else { sms };
-    let threads = u32::try_from(32 * groups * (4 + d.n_expert_used * per)).expect("small");
+    let threads = u32::try_from(32 * groups * (4 + used * per)).expect("small");
     let geometry = Geometry::new((blocks / step.t).max(1), step.t, threads);
-    let read = n_read * e.down.one_bytes() + b.shared.down.one_bytes();
     step.launch(down.few_down, geometry.reads(read), &mut args)
+}
+
+/// Bytes of shared memory that blocks of a multiprocessor can have.
+fn shared_room(arch: u32) -> usize {
+    match arch {
+        80 | 87 => 163 << 10,
+        90..120 => 227 << 10,
+        _ => 99 << 10,
+    }
+}
+
+/// How a block of `exp_down_ring_q2k` fills its shared memory; sizes are those of `experts_ring.cuh`.
+struct Ring {
+    n_ff: usize,
+    used: usize,
+    /// Tokens of a block.
+    tokens: usize,
+}
+
+impl Ring {
+    /// Groups of warps in a block.
+    const GROUPS: usize = 2;
+    /// With fewer turns on their way the kernel without a ring is used.
+    const FEWEST: usize = 3;
+
+    /// Two tokens share what they read of the shared expert, which pays for many only; an odd one
+    /// would leave half a block idle.
+    fn tokens(t: usize) -> usize {
+        if t > 8 && t.is_multiple_of(2) { 2 } else { 1 }
+    }
+
+    /// Bytes without the ring: quantised activations (`EvRing::Acts`) and sums.
+    fn fixed_bytes(&self) -> usize {
+        let Self { n_ff, used, tokens } = *self;
+        let routed = used * (n_ff + n_ff / 8) + (used * n_ff / 64).next_multiple_of(16);
+        let acts = routed + n_ff + n_ff / 8 + 64 * (4 + used);
+        tokens * acts + Self::GROUPS * 128 * (4 + used)
+    }
+
+    /// Bytes of a turn of the ring: 4 rows of each routed expert, and 4 of the shared one a token.
+    fn turn_bytes(&self) -> usize {
+        let shared = 4 * (4 / self.tokens) * self.n_ff.div_ceil(2048) * 544;
+        Self::GROUPS * (self.used * self.n_ff / 256 * 336 + shared)
+    }
+
+    /// Turns on their way, where a multiprocessor's shared memory has room for enough of them. One
+    /// token's activations would wait for the weights of four.
+    fn stages(&self, t: usize, arch: u32) -> Option<usize> {
+        let fit = shared_room(arch).checked_sub(self.fixed_bytes())? / self.turn_bytes();
+        (fit >= Self::FEWEST).then_some(fit.min(if t == 1 { 3 } else { 4 }))
+    }
+
+    fn geometry(&self, t: usize, sms: usize, stages: usize) -> Geometry {
+        let y = t.div_ceil(self.tokens);
+        let threads = u32::try_from(32 * Self::GROUPS * (4 + self.used)).expect("small");
+        let bytes = u32::try_from(self.fixed_bytes() + stages * self.turn_bytes()).expect("small");
+        Geometry::new((sms / y).max(1), y, threads).shared(bytes)
+    }
 }
 
 /// Choices of many tokens are sorted by expert, so that each expert's weights are read once per tile.

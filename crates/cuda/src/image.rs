@@ -9,7 +9,7 @@ use crate::device::DeviceInfo;
 use crate::shape::Defines;
 
 /// The sources of all kernels, by the names they include each other by.
-pub(crate) const SOURCES: [(&str, &str); 24] = [
+pub(crate) const SOURCES: [(&str, &str); 25] = [
     ("ds4.cu", include_str!("../kernels/ds4.cu")),
     ("device.h", include_str!("../emu/device.h")),
     ("common.cuh", include_str!("../kernels/common.cuh")),
@@ -30,6 +30,7 @@ pub(crate) const SOURCES: [(&str, &str); 24] = [
     ("mv_staged.cuh", include_str!("../kernels/mv_staged.cuh")),
     ("mv.cuh", include_str!("../kernels/mv.cuh")),
     ("experts_mv.cuh", include_str!("../kernels/experts_mv.cuh")),
+    ("experts_ring.cuh", include_str!("../kernels/experts_ring.cuh")),
     ("mm.cuh", include_str!("../kernels/mm.cuh")),
     ("attn.cuh", include_str!("../kernels/attn.cuh")),
     ("attn_one.cuh", include_str!("../kernels/attn_one.cuh")),

@@ -10,7 +10,7 @@ use ds4_model::{Dims, ModelFile, Numerics, shapes};
 const SPILL_MAX: u32 = 8;
 
 /// Kernels of every token.
-const HOT: [&str; 15] = [
+const HOT: [&str; 16] = [
     "mv_1",
     "mv_2",
     "mv_8",
@@ -23,6 +23,7 @@ const HOT: [&str; 15] = [
     "exp_gate_up_iq2",
     "exp_down_q2k",
     "attn_one",
+    "exp_down_ring_q2k",
     "attn_few",
     "attn_combine",
     "rows",
