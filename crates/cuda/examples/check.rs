@@ -96,15 +96,35 @@ fn stages(path: &Path, n: usize) {
         decode_logits: none,
         stages: recorder.take(),
     };
-    compare(&file, &reference, &[1, 5, n]);
-    // What two right implementations differ by: sums of attention in another order.
+    // What right implementations differ by: attention's sums in another order, and inputs of layers
+    // that differ as little as they can.
+    let best = Isa::current();
     Isa::select(Isa::Scalar);
-    let mut cpu = CpuRunner::new(&file, &CpuOptions::default()).unwrap();
-    let recorder = Recorder::forcing(reference.hidden());
+    let without = forced(&file, &reference.tokens, reference.hidden());
+    Isa::select(best);
+    judge("the CPU without vector instructions", &without, &reference, &file);
+    let mut hidden = reference.hidden();
+    for (i, v) in hidden.iter_mut().flat_map(|h| &mut h.data).enumerate() {
+        *v = f32::from_bits(v.to_bits() ^ u32::from(i.wrapping_mul(0x9e37_79b9) >> 13 & 1 == 1));
+    }
+    let nudged = forced(&file, &reference.tokens, hidden);
+    judge(
+        "the CPU, half of every layer's input moved by one unit in the last place",
+        &nudged,
+        &reference,
+        &file,
+    );
+    compare(&file, &reference, &[1, 5, n]);
+}
+
+/// The CPU's stages where layers have these inputs.
+fn forced(file: &Arc<ModelFile>, tokens: &[TokenId], hidden: Vec<Array>) -> Stages {
+    let mut cpu = CpuRunner::new(file, &CpuOptions::default()).unwrap();
+    let recorder = Recorder::forcing(hidden);
     cpu.set_probe(Some(Box::new(recorder.clone())));
-    let seq = cpu.open_seq(u32::try_from(n).unwrap()).unwrap();
-    run(&mut cpu, seq, &reference.tokens, n).unwrap();
-    judge("the CPU without vector instructions", &recorder.take(), &reference, &file);
+    let seq = cpu.open_seq(u32::try_from(tokens.len()).unwrap()).unwrap();
+    run(&mut cpu, seq, tokens, tokens.len()).unwrap();
+    recorder.take()
 }
 
 /// Each layer on the reference's input, in chunks of so many tokens.
@@ -305,8 +325,8 @@ fn drift(path: &Path, n: usize, prompts: &Path) {
         let quiet = far.iter().filter(|d| **d < 1e-4).count();
         far.sort_by(f64::total_cmp);
         println!(
-            "{what}: rms difference of logits: median {:.4}, 90% below {:.4}; {quiet} of {} tokens below 0.0001. \
-             {} texts equal, {ties} part at a margin below 0.05, {} at up to {widest:.3}",
+            "{what}: rms difference of logits: median {:.4}, 90% below {:.4}; {quiet} of {} tokens \
+             below 0.0001. {} texts equal, {ties} part at a margin below 0.05, {} at up to {widest:.3}",
             far[far.len() / 2],
             far[far.len() * 9 / 10],
             far.len(),
