@@ -100,14 +100,14 @@ fn stages(path: &Path, n: usize) {
     // that differ as little as they can.
     let best = Isa::current();
     Isa::select(Isa::Scalar);
-    let without = forced(&file, &reference.tokens, reference.hidden());
+    let without = cpu_stages(&file, &reference.tokens, reference.hidden());
     Isa::select(best);
     judge("the CPU without vector instructions", &without, &reference, &file);
     let mut hidden = reference.hidden();
     for (i, v) in hidden.iter_mut().flat_map(|h| &mut h.data).enumerate() {
         *v = f32::from_bits(v.to_bits() ^ u32::from(i.wrapping_mul(0x9e37_79b9) >> 13 & 1 == 1));
     }
-    let nudged = forced(&file, &reference.tokens, hidden);
+    let nudged = cpu_stages(&file, &reference.tokens, hidden);
     judge(
         "the CPU, half of every layer's input moved by one unit in the last place",
         &nudged,
@@ -118,7 +118,7 @@ fn stages(path: &Path, n: usize) {
 }
 
 /// The CPU's stages where layers have these inputs.
-fn forced(file: &Arc<ModelFile>, tokens: &[TokenId], hidden: Vec<Array>) -> Stages {
+fn cpu_stages(file: &Arc<ModelFile>, tokens: &[TokenId], hidden: Vec<Array>) -> Stages {
     let mut cpu = CpuRunner::new(file, &CpuOptions::default()).unwrap();
     let recorder = Recorder::forcing(hidden);
     cpu.set_probe(Some(Box::new(recorder.clone())));
