@@ -356,7 +356,8 @@ __device__ __forceinline__ void mv_walk(const MvJobs& jobs, const In& in, int bl
     DS4_DYN_SMEM(unsigned char, space);
     __shared__ float sums[In::NORMS ? 1 : T * MV_Q8_ROWS];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    fetch_ahead(jobs.ahead);
+    // With more tokens there are no registers for it.
+    if constexpr (T == 1) fetch_ahead(jobs.ahead);
     MvRing<STAGES> ring(space + warp * STAGES * MV_STAGE);
     const MvShare share(jobs, block, WARPS);
     MvFeed<STAGES> feed(jobs, share);
