@@ -278,8 +278,7 @@ impl CudaRunner {
         if self.model.weights.mtp.is_none() {
             return (pairs, from);
         }
-        let slots = u32::try_from(pairs_max(&self.model.dims, self.chunk_max)).expect("small");
-        let slots = slots.min(u32::try_from(raw_slots(&self.model.dims)).expect("small"));
+        let slots = u32::try_from(raw_slots(&self.model.dims)).expect("small");
         for part in &tokens.parts {
             let seq = &self.seqs[part.seq];
             let end = part.end() - 1;
@@ -300,6 +299,12 @@ impl CudaRunner {
             }));
         }
         (pairs, from)
+    }
+
+    /// Most pairs that a span's tokens complete.
+    fn pairs_of(&self, span: &Span<'_>) -> usize {
+        let has_pairs = self.model.weights.mtp.is_some();
+        if has_pairs { span.tokens.len().min(raw_slots(&self.model.dims)) } else { 0 }
     }
 
     /// One step of at most `chunk_max` tokens.
@@ -496,10 +501,12 @@ impl CudaRunner {
         let mut rest = spans;
         let mut done = Vec::new();
         while !rest.is_empty() {
-            let mut tokens = Tokens::default();
+            let (mut tokens, mut pairs) = (Tokens::default(), 0);
             while let Some((span, after)) = rest.split_first()
                 && tokens.toks.len() + span.tokens.len() <= self.chunk_max
+                && pairs + self.pairs_of(span) <= pairs_max(&self.model.dims, self.chunk_max)
             {
+                pairs += self.pairs_of(span);
                 let ix = self.index(span.seq)?;
                 let seq = &self.seqs[ix];
                 tokens.push(ix, seq, seq.len, span.tokens, span.n_logits, 0);

@@ -93,9 +93,12 @@ pub(crate) struct Scratch {
     pub pair_hidden: Buf,
 }
 
-/// Most pairs that one step completes rows of: what the ring holds.
+/// Pairs of sequences that decode beside a prompt.
+const MORE_PAIRS: usize = 64;
+
+/// Most pairs that one step completes rows of: what the ring of a sequence holds, and some of others.
 pub(crate) fn pairs_max(dims: &Dims, chunk: usize) -> usize {
-    chunk.min(crate::seq::raw_slots(dims)).max(FEW)
+    chunk.min(crate::seq::raw_slots(dims) + MORE_PAIRS).max(FEW)
 }
 
 impl Scratch {

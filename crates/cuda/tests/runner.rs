@@ -184,3 +184,37 @@ fn wrong_calls_change_nothing() {
     assert_eq!(g.seq_len(seq).unwrap(), 0);
     assert!(matches!(g.open_seq(0), Err(Error::Unsupported(_))));
 }
+
+/// More pairs of the MTP block in a step than one sequence's ring holds.
+#[test]
+fn many_tokens_of_several_sequences() {
+    let lists = [tokens(100, 2), tokens(60, 3), tokens(3, 4)];
+    let options =
+        ds4_cuda::CudaOptions { numerics: NUMERICS, chunk_max: 256, ..Default::default() };
+    let mut g = ds4_cuda::open_emulated(&Arc::new(quant()), &options).unwrap();
+    let draft = |g: &mut CudaRunner, seq| {
+        let mut out = [TokenId(0); 3];
+        assert_eq!(g.draft(seq, TokenId(7), &mut out).unwrap(), 3);
+        out
+    };
+    let (mut alone, mut drafts) = (Vec::new(), Vec::new());
+    for ids in &lists {
+        let seq = g.open_seq(100).unwrap();
+        alone.extend(feed(&mut g, seq, ids, 256));
+        drafts.push(draft(&mut g, seq));
+        g.close_seq(seq);
+    }
+    let seqs: Vec<SeqId> = lists.iter().map(|_| g.open_seq(100).unwrap()).collect();
+    let spans: Vec<Span<'_>> = seqs
+        .iter()
+        .zip(&lists)
+        .map(|(&seq, tokens)| Span { seq, tokens, n_logits: tokens.len() })
+        .collect();
+    let mut together = Vec::new();
+    g.forward(&spans, &mut together).unwrap();
+    assert_close(&together, &alone, "together");
+    let found: Vec<_> = seqs.iter().map(|&seq| draft(&mut g, seq)).collect();
+    let pairs = found.iter().flatten().zip(drafts.iter().flatten());
+    let same = pairs.filter(|(a, b)| a == b).count();
+    assert!(same >= 6, "{same} of 9 drafts are equal");
+}
