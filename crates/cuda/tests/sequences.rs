@@ -225,7 +225,7 @@ impl World {
             4 => self.return_to(i),
             5 => self.fork(i),
             6 if self.lives.len() > 1 => self.close(i),
-            7..=8 => self.ways(i),
+            7..=10 => self.ways(i),
             _ => self.forward(),
         }
     }
@@ -237,7 +237,7 @@ fn random_lives_of_sequences() {
     for seed in [10, 11] {
         w.random = Random(seed);
         w.open();
-        (0..12).for_each(|_| w.act());
+        (0..10).for_each(|_| w.act());
         (0..w.lives.len()).for_each(|_| w.close(0));
         w.log.clear();
     }
