@@ -153,8 +153,11 @@ impl CudaRunner {
     /// Bytes per second that the device reads when it does nothing else: the ceiling of decoding.
     pub fn read_bandwidth(&mut self) -> Result<f64> {
         const TURNS: usize = 5;
-        let result = self.model.read_bandwidth(TURNS);
-        self.watch(result)
+        match self.model.read_bandwidth(TURNS) {
+            // No room for what is to be read says nothing about the model.
+            result @ Err(Error::Device(_)) => self.watch(result),
+            result => result,
+        }
     }
 
     /// As [`Runner::forward`], with the time of every launch in order. Kernels run one after
@@ -220,9 +223,14 @@ impl CudaRunner {
         }
     }
 
+    /// The result of work on the device, called after its arguments were checked. An error of any kind
+    /// may have come in the middle of a step, which leaves rings half overwritten.
     pub(crate) fn watch<T>(&mut self, result: Result<T>) -> Result<T> {
-        if let Err(Error::Device(what)) = &result {
-            self.broken = Some(what.clone());
+        if let Err(error) = &result {
+            self.broken = Some(match error {
+                Error::Device(what) => what.clone(),
+                other => other.to_string(),
+            });
         }
         result
     }

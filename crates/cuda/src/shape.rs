@@ -62,6 +62,8 @@ fn check(dims: &Dims, numerics: Numerics) -> Result<()> {
         (dims.n_expert <= 1024, "at most 1024 experts"),
         (dims.n_expert_used <= 32, "at most 32 experts per token"),
         (!indexed || dims.index_dim <= 128, "index rows of at most 128 channels"),
+        (!indexed || dims.index_top_k <= 1024, "at most 1024 index rows per token"),
+        (dims.out_rank.is_multiple_of(16), "output groups whose rank is a multiple of 16"),
         (dims.ratios.iter().all(|r| *r <= 128), "compression ratios of at most 128"),
     ];
     match needs.into_iter().find(|(ok, _)| !ok) {
