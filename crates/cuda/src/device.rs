@@ -25,6 +25,18 @@ pub struct DeviceInfo {
     pub memory_bytes: u64,
 }
 
+impl DeviceInfo {
+    /// Bytes of shared memory that the blocks of a multiprocessor can have together (CUDA C++
+    /// Programming Guide, table of compute capabilities).
+    pub(crate) fn shared_bytes(&self) -> usize {
+        match self.arch {
+            80 | 87 => 163 << 10,
+            90..120 => 227 << 10,
+            _ => 99 << 10,
+        }
+    }
+}
+
 enum Kind {
     Gpu(Driver),
     #[cfg(feature = "emulator")]

@@ -12,7 +12,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -143,13 +143,24 @@ impl Emulator {
 /// One build at a time in the process: threads would write the same file.
 static BUILD: Mutex<()> = Mutex::new(());
 
+/// A name of the state of the kernels and of the emulator, whose files are in `folder`.
+fn sources(folder: &Path) -> Result<String> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
+    files.sort();
+    let texts = files.iter().map(std::fs::read).collect::<std::io::Result<Vec<_>>>()?;
+    let kernels = crate::image::sources_key();
+    let parts = std::iter::once(kernels.as_bytes()).chain(texts.iter().map(Vec::as_slice));
+    Ok(crate::image::hash(&parts.collect::<Vec<_>>()))
+}
+
 /// Compiles the kernels into a library in the system's temporary folder.
 fn build(defines: &Defines) -> Result<PathBuf> {
     let _turn = BUILD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let folder = std::env::temp_dir().join("ds4-cuda-emulator");
     std::fs::create_dir_all(&folder)?;
-    let key = defines.key(&crate::image::sources_key());
+    let key = defines.key(&sources(&root.join("emu"))?);
     let path = folder.join(format!("{key}.so"));
     if path.exists() {
         return Ok(path);

@@ -124,7 +124,7 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
         let threads = 64 * u32::try_from(d.n_embd.div_ceil(1024)).expect("small");
         // As many blocks as fit, of 34 KiB each and registers for three, or two of many warps.
         let most = if d.n_embd <= 4096 { 3 } else { 2 };
-        let at_once = (shared_room(m.device.info.arch) / (35 << 10)).min(most);
+        let at_once = (m.device.info.shared_bytes() / (35 << 10)).min(most);
         Geometry::new(at_once * sms, 1, threads)
     } else {
         Geometry::new((pairs * d.n_ff / 4).min(4 * sms), 1, 256)
@@ -140,7 +140,7 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     let (used, in_groups) = (d.n_expert_used, d.n_ff <= 2048 && d.n_expert_used <= 6);
     if e.down.form == Form::Q2K && in_groups {
         let ring = Ring { n_ff: d.n_ff, used, tokens: Ring::tokens(step.t) };
-        if let Some(stages) = ring.stages(step.t, m.device.info.arch) {
+        if let Some(stages) = ring.stages(step.t, m.device.info.shared_bytes()) {
             let geometry = ring.geometry(step.t, sms, stages).reads(read);
             return step.launch("exp_down_ring_q2k", geometry, &mut args.int(stages));
         }
@@ -155,15 +155,6 @@ fn few_experts(step: &Step<'_>, b: &Block) -> Result<()> {
     let threads = u32::try_from(32 * groups * (4 + used * per)).expect("small");
     let geometry = Geometry::new((blocks / step.t).max(1), step.t, threads);
     step.launch(down.few_down, geometry.reads(read), &mut args)
-}
-
-/// Bytes of shared memory that blocks of a multiprocessor can have.
-fn shared_room(arch: u32) -> usize {
-    match arch {
-        80 | 87 => 163 << 10,
-        90..120 => 227 << 10,
-        _ => 99 << 10,
-    }
 }
 
 /// How a block of `exp_down_ring_q2k` fills its shared memory; sizes are those of `experts_ring.cuh`.
@@ -202,8 +193,8 @@ impl Ring {
 
     /// Turns on their way, where a multiprocessor's shared memory has room for enough of them. One
     /// token's activations would wait for the weights of four.
-    fn stages(&self, t: usize, arch: u32) -> Option<usize> {
-        let fit = shared_room(arch).checked_sub(self.fixed_bytes())? / self.turn_bytes();
+    fn stages(&self, t: usize, shared: usize) -> Option<usize> {
+        let fit = shared.checked_sub(self.fixed_bytes())? / self.turn_bytes();
         (fit >= Self::FEWEST).then_some(fit.min(if t == 1 { 3 } else { 4 }))
     }
 

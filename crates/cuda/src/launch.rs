@@ -189,12 +189,13 @@ const WALK_WARPS: u32 = 8;
 const WALK_SHARED: u32 = WALK_WARPS * 2 * (STAGE + STAGE / 16);
 /// Weights of a stage of a ring, in bytes.
 const STAGE: u32 = 4096;
-/// Blocks of these kernels that a multiprocessor holds: by shared memory one where it has 100 KB.
-fn walk_held(device: &Device) -> usize {
-    if matches!(device.info.arch, 86 | 89 | 120..) { 1 } else { 2 }
-}
 /// Most units of 32 rows that one of their blocks quantises (`MV_Q8_ROWS`), less one.
 const QUANTISED_UNITS: usize = 3;
+
+/// Blocks of these kernels that a multiprocessor is given: two, where their rings fit.
+fn walk_held(device: &Device) -> usize {
+    if device.info.shared_bytes() < 2 * WALK_SHARED as usize { 1 } else { 2 }
+}
 
 /// How a job is cut for them.
 #[derive(Clone, Copy)]
